@@ -1,0 +1,56 @@
+# Two commands matter to a new user: `make demo` and `make test`. Each installs what it needs into .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DEMO   := out/demo.mid
+
+export HF_HUB_OFFLINE ?= 1
+export GRADIO_ANALYTICS_ENABLED ?= False
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help demo test test-all bench quality wheel-test clean
+.DEFAULT_GOAL := help
+
+help:           ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "partimento needs Python 3.11 or newer; say which one: make demo PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing partimento into $(VENV) (PyTorch included: a few minutes the first time)"
+	$(PIP) -e ".[plot]"
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing partimento and the development tools into $(VENV) (a few minutes the first time)"
+	$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo  ## install, then write a multi-track MIDI file and its piano roll from the embedded checkpoint
+	$(BIN)/partimento generate --genre jazz --instruments piano,bass,drums --bars 16 --seed 7 -o $(DEMO) --piano-roll
+	$(BIN)/partimento info $(DEMO)
+
+test: $(VENV)/.dev   ## install, then run the test suite
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+bench: $(VENV)/.dev  ## speed and memory, as ratios measured in one run (build/bench/)
+	$(BIN)/python training/benchmark.py --output build/bench
+
+quality: $(VENV)/.dev  ## lint, format check, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .types && $(PIP) --no-deps --target .types . && $(BIN)/pyright
+
+wheel-test: $(VENV)/.dev  ## build the wheel, install it in a fresh environment and run the suite on it outside the checkout
+	rm -rf build/wheel dist && $(BIN)/python -m build --wheel --outdir build/wheel/dist . > build/wheel-build.log 2>&1 || (tail -30 build/wheel-build.log; exit 1)
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls build/wheel/dist/*.whl)[dev]"
+	mkdir -p build/wheel/outside && cp -r tests pyproject.toml build/wheel/outside/
+	cd build/wheel/outside && PARTIMENTO_EXPECT_WHEEL=1 ../venv/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+clean:          ## remove what the targets made
+	rm -rf $(VENV) build dist out .types .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,6 @@
+"""A model and a processor joined: conditions or MIDI in, MIDI out."""
+
+from partimento.pipelines.generation import GeneratedMidi, MidiGenerator
+from partimento.pipelines.piano_roll import plot_piano_roll
+
+__all__ = ["GeneratedMidi", "MidiGenerator", "plot_piano_roll"]

@@ -1,0 +1,210 @@
+"""The `partimento` command: generate, continue, info."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+DEFAULT_MODEL = "museformer-small"
+
+_EXAMPLES = """examples:
+  partimento generate --genre jazz --instruments piano,bass,drums --bars 16 --seed 7 -o out.mid
+  partimento generate --genre blues --tempo 96 --key A-minor -n 4 --piano-roll -o out/blues.mid
+  partimento continue in.mid --bars 8 -o longer.mid
+  partimento info museformer-small
+  partimento info out.mid --json
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line, with help that teaches."""
+    parser = argparse.ArgumentParser(
+        prog="partimento",
+        description="Write multi-track MIDI with a trained model, on a laptop, offline.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"partimento {version('partimento')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{generate,continue,info}")
+
+    generate = commands.add_parser("generate", help="write a new piece from genre, instruments, tempo, key and length")
+    wishes = generate.add_argument_group("what to write (every part is optional)")
+    wishes.add_argument("--genre", help="a label of the model: `partimento info museformer-small` lists them")
+    wishes.add_argument("--instruments", type=_names, metavar="A,B,...", help=(
+        "General MIDI families, such as piano,bass,drums; nothing else will sound"))  # fmt: skip
+    wishes.add_argument("--tempo", type=float, metavar="BPM", help="beats per minute, 24 to 200 (nearest of 32 steps)")
+    wishes.add_argument("--key", help="such as A-minor, C-major, F#-minor (the model is told, not forced)")
+    wishes.add_argument("--density", type=float, metavar="NOTES", help="notes per bar (the model is told, not forced)")
+    wishes.add_argument("--mood", help="a label of the model, where it has any")
+    wishes.add_argument("--artist", help="a label of the model, where it has any")
+    wishes.add_argument("--bars", type=int, default=16, help="length in bars of 4/4 (default 16)")
+    _add_sampling(generate)
+
+    proceed = commands.add_parser("continue", help="write more bars after a MIDI file")
+    proceed.add_argument("midi", type=Path, help="the beginning, a .mid file in 4/4")
+    proceed.add_argument("--bars", type=int, default=8, help="how many bars to add (default 8)")
+    proceed.add_argument("--genre", help="genre of the continuation")
+    proceed.add_argument("--instruments", type=_names, metavar="A,B,...", help="families of the new bars (default: as in the file)")
+    _add_sampling(proceed)
+
+    info = commands.add_parser("info", help="tell what a MIDI file or a model is")
+    info.add_argument("target", help="a .mid file, a model folder, an embedded checkpoint or a Hub id")
+    info.add_argument("--json", action="store_true", help="print JSON for programs")
+    return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", type=Path, default=Path("partimento.mid"), help=(
+        "MIDI file to write (default partimento.mid); several outputs get _1, _2, ..."))  # fmt: skip
+    output.add_argument("-n", "--outputs", type=int, default=1, metavar="N", help="how many pieces, made as one batch")
+    output.add_argument("--piano-roll", nargs="?", type=Path, const=True, metavar="PNG", help=(
+        "also draw each piece (default: beside the MIDI file)"))  # fmt: skip
+    output.add_argument("-q", "--quiet", action="store_true", help="print nothing but the written files")
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--seed", type=int, help="the same seed gives the same notes (default: random, and printed)")
+    sampling.add_argument("--temperature", type=float, default=1.0, help="below 1 safer, above 1 wilder, 0 greedy (default 1)")
+    sampling.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens (default 0: all)")
+    sampling.add_argument("--top-p", type=float, default=0.95, help="keep the likeliest tokens of this mass (default 0.95)")
+    sampling.add_argument("--model", default=DEFAULT_MODEL, help=(
+        f"model folder, embedded checkpoint or Hub id (default {DEFAULT_MODEL}); embedded ones need no network"))  # fmt: skip
+    sampling.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status (0 done, 1 refused with a message, 130 interrupted before anything was done)."""
+    options = make_parser().parse_args(arguments)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        if options.command == "info":
+            return _info(options)
+        return _write(options)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"partimento {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _write(options: argparse.Namespace) -> int:
+    if options.outputs < 1:
+        raise ValueError(f"-n {options.outputs}: choose at least 1 output")
+    if options.command == "continue" and not options.midi.is_file():
+        raise ValueError(f"{options.midi}: there is no such file")
+    from partimento.pipelines.generation import MidiGenerator
+
+    say = (lambda *_: None) if options.quiet else (lambda text: print(text, file=sys.stderr))
+    generator = MidiGenerator.from_pretrained(options.model, device=options.device)
+    shared = {
+        "num_outputs": options.outputs, "seed": options.seed, "temperature": options.temperature,
+        "top_k": options.top_k, "top_p": options.top_p, "bars": options.bars, "genre": options.genre,
+        "instruments": options.instruments,
+    }  # fmt: skip
+    with _bar_progress(options) as on_bar, _stop_on_interrupt() as stop:
+        if options.command == "continue":
+            pieces = generator.continue_midi(options.midi, on_bar=on_bar, stop=stop, **shared)
+        else:
+            pieces = generator.generate(
+                artist=options.artist, mood=options.mood, key=options.key, tempo=options.tempo,
+                density=options.density, on_bar=on_bar, stop=stop, **shared,
+            )  # fmt: skip
+    say(f"seed {pieces[0].seed}, {pieces[0].seconds:.1f} s")
+    written = 0
+    for number, piece in enumerate(pieces, 1):
+        path = _numbered(options.output, number, len(pieces))
+        if not piece.score.note_num():
+            say(f"{path}: not written, no bar was finished")
+            continue
+        print(piece.save(path))
+        written += 1
+        say(f"  {_summary(piece)}" + ("" if piece.complete else "  (ended early)"))
+        if options.piano_roll:
+            picture = path.with_suffix(".png")
+            if options.piano_roll is not True:
+                picture = _numbered(options.piano_roll, number, len(pieces))
+            piece.piano_roll(picture)
+            print(picture)
+    return 0 if written else 130
+
+
+def _numbered(path: Path, number: int, total: int) -> Path:
+    return path if total == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
+
+
+def _summary(piece) -> str:
+    from partimento.pipelines.general_midi import program_name
+
+    names = [program_name(-1 if t.is_drum else t.program) for t in piece.score.tracks if len(t.notes)]
+    measured = piece.measured()
+    return (
+        f"{piece.num_bars} bars, {piece.score.note_num()} notes, {measured['tempo']:.0f} bpm, "
+        f"{measured['key']}: {', '.join(names)}"
+    )
+
+
+@contextmanager
+def _bar_progress(options: argparse.Namespace):
+    """A progress bar counted in bars of music; nothing when quiet."""
+    if options.quiet:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=options.bars * options.outputs, unit="bar", desc="writing", file=sys.stderr, leave=False) as line:
+
+        def on_bar(output: int, bar: int, total: int) -> None:
+            line.update()
+            line.set_postfix_str(f"output {output + 1}: bar {bar} of {total}" if options.outputs > 1 else "")
+
+        yield on_bar
+
+
+@contextmanager
+def _stop_on_interrupt():
+    """Ctrl-C once ends the generation and keeps the finished bars; twice leaves at once."""
+    event = threading.Event()
+
+    def handler(signum, frame):
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _info(options: argparse.Namespace) -> int:
+    from partimento.pipelines.description import describe_midi, describe_model
+
+    target = Path(options.target)
+    facts = describe_midi(target) if target.is_file() else describe_model(options.target)
+    if options.json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        return 0
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+        print(f"{name.replace('_', ' '):<{width}}  {text}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The `partimento` command as a user types it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from partimento.checkpoints import list_embedded
+from partimento.pipelines.cli import main, make_parser
+
+embedded = pytest.mark.skipif(not list_embedded(), reason="no embedded checkpoint is installed")
+
+
+def run(*arguments, cwd=None):
+    command = [sys.executable, "-m", "partimento.pipelines.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def test_help_teaches():
+    done = run("--help")
+    assert done.returncode == 0
+    for word in ("generate", "continue", "info", "--genre jazz"):
+        assert word in done.stdout
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--version"])
+    assert capsys.readouterr().out.startswith("partimento ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["generate", "--model", "no-such-model"], "not an embedded checkpoint"),
+        (["continue", "absent.mid"], "there is no such file"),
+        (["info", "absent.mid"], "absent.mid"),
+        (["generate", "-n", "0"], "at least 1"),
+    ],
+)
+def test_refusals_are_one_line(arguments, says, capsys):
+    assert main(arguments) == 1
+    message = capsys.readouterr().err
+    assert says in message
+    assert message.count("\n") == 1
+
+
+@embedded
+def test_two_pieces_with_pictures_then_a_continuation(tmp_path):
+    done = run(
+        "generate", "--genre", "jazz", "--instruments", "piano,bass,drums", "--bars", 2, "-n", 2, "--seed", 7,
+        "-o", "made/out.mid", "--piano-roll", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["made/out_1.mid", "made/out_1.png", "made/out_2.mid", "made/out_2.png"]
+    assert "Traceback" not in done.stderr
+
+    done = run("continue", "made/out_1.mid", "--bars", 1, "--seed", 1, "-q", "-o", "longer.mid", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["longer.mid"]
+    done = run("info", "longer.mid", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["bars"] == 3
+
+
+@embedded
+def test_unknown_genre_names_the_nearest(tmp_path):
+    done = run("generate", "--genre", "jaz", "-o", "x.mid", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Jazz" in done.stderr
+    assert not (tmp_path / "x.mid").exists()
+
+
+@embedded
+def test_info_on_a_model(capsys):
+    assert main(["info", list_embedded()[0]]) == 0
+    shown = capsys.readouterr().out
+    assert "museformer" in shown
+    assert "Jazz" in shown

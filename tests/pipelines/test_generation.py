@@ -1,0 +1,161 @@
+"""Generation end to end with an untrained model: what is asked for holds whatever the weights are."""
+
+import threading
+
+import pytest
+import torch
+from partimento.modeling.museformer import MuseformerConfig, MuseformerForCausalLM
+from partimento.pipelines import MidiGenerator
+from partimento.pipelines.generation import resolve_model
+from partimento.tokenization import MidiError, MidiProcessor
+from symusic import Score
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    processor = MidiProcessor.from_preset("multitrack", genres=["Jazz", "Pop-Rock"])
+    torch.manual_seed(0)
+    config = MuseformerConfig.from_preset("tiny", **processor.model_config_kwargs())
+    folder = tmp_path_factory.mktemp("model")
+    MuseformerForCausalLM(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return MidiGenerator.from_pretrained(folder, device="cpu")
+
+
+def notes_of(score):
+    return sorted(
+        (-1 if track.is_drum else track.program, *(int(x) for x in note))
+        for track in score.tracks
+        for note in zip(*(track.notes.numpy()[name] for name in ("time", "pitch", "duration", "velocity")))
+    )
+
+
+def until(note, end):
+    program, onset, pitch, duration, velocity = note
+    return program, onset, pitch, min(duration, end - onset), velocity
+
+
+def test_bars_instruments_and_tempo_hold_for_any_weights(generator):
+    pieces = generator.generate(
+        genre="jazz", instruments=["piano", "bass", "drums"], bars=5, tempo=120, num_outputs=3, seed=1, top_k=8
+    )
+    allowed = {-1, *range(8), *range(32, 40)}
+    for piece in pieces:
+        assert piece.num_bars == 5
+        assert piece.complete
+        generator.processor.validate(piece.ids)
+        programs = {(-1 if track.is_drum else track.program) for track in piece.score.tracks}
+        assert programs <= allowed
+        assert len({tempo.qpm for tempo in piece.score.tempos}) <= 1
+        assert abs(piece.measured()["tempo"] - 120) < 5
+
+
+def test_same_seed_same_notes_and_another_seed_others(generator):
+    first, again, other = (generator.generate(bars=2, seed=seed)[0].ids for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_a_request_does_not_move_the_random_numbers_of_its_caller(generator):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    generator.generate(bars=1, seed=0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_saved_file_holds_the_same_notes(generator, tmp_path):
+    piece = generator.generate(bars=3, seed=2)[0]
+    path = piece.save(tmp_path / "new folder" / "piece.mid")
+    read = generator.processor.load(path)
+    assert notes_of(read) == notes_of(generator.processor.load(piece.score))
+    picture = tmp_path / "roll.png"
+    piece.piano_roll(picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_bar_is_reported_once_and_in_order(generator):
+    seen = {0: [], 1: []}
+    generator.generate(bars=4, num_outputs=2, seed=0, on_bar=lambda row, bar, total: seen[row].append((bar, total)))
+    assert seen == {row: [(bar, 4) for bar in range(1, 5)] for row in (0, 1)}
+
+
+def test_stop_keeps_the_finished_bars(generator):
+    stop = threading.Event()
+
+    def on_bar(row, bar, total):
+        if bar == 4:
+            stop.set()
+
+    piece = generator.generate(bars=30, seed=0, on_bar=on_bar, stop=stop)[0]
+    assert piece.num_bars == 3
+    assert not piece.complete
+    generator.processor.validate(piece.ids)
+    assert piece.score.note_num() > 0
+
+
+def test_continuing_keeps_the_primer(generator, tmp_path):
+    primer = generator.generate(instruments=["piano", "drums"], bars=3, seed=6)[0]
+    path = primer.save(tmp_path / "primer.mid")
+    before = notes_of(generator.processor.load(path))
+    primer_bars = generator.processor.count_bars(generator.processor.encode(path, add_special_tokens=False))
+    for context_bars in (64, 1):
+        piece = generator.continue_midi(path, bars=2, seed=1, context_bars=context_bars)[0]
+        assert piece.num_bars == primer_bars + 2
+        after = notes_of(generator.processor.load(piece.score))
+        end = primer_bars * 48
+        # A note that sounds into the new bars ends there where its pitch is struck again; nothing else may change.
+        assert [until(note, end) for note in after if note[1] < end] == [until(note, end) for note in before]
+        assert {note[0] for note in after} <= {note[0] for note in before}
+
+
+def test_greedy_needs_no_seed(generator):
+    assert generator.generate(bars=1, temperature=0)[0].ids == generator.generate(bars=1, temperature=0)[0].ids
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"bars": 0}, "bars=0"),
+        ({"bars": 500}, "256"),
+        ({"num_outputs": 0}, "num_outputs=0"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"temperature": -1}, "temperature=-1"),
+        ({"genre": "jaz"}, "Jazz"),
+        ({"instruments": ["banjoo"]}, "banjoo"),
+        ({"key": "H-major"}, "H-major"),
+        ({"tempo": -3}, "tempo"),
+    ],
+)
+def test_a_refusal_names_the_value_and_what_is_possible(generator, request_, says):
+    with pytest.raises(ValueError, match=says):
+        generator.generate(**request_)
+
+
+def test_a_primer_that_is_no_midi_is_refused(generator, tmp_path):
+    path = tmp_path / "text.mid"
+    path.write_text("hello")
+    with pytest.raises(MidiError, match=r"text\.mid"):
+        generator.continue_midi(path)
+
+
+def test_model_names(tmp_path):
+    assert resolve_model("org/museformer-lmd") == "org/museformer-lmd"
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        resolve_model(tmp_path)
+    with pytest.raises(ValueError, match="not an embedded checkpoint"):
+        resolve_model("no-such-model")
+
+
+def test_model_and_tokenizer_must_belong_together(generator):
+    with pytest.raises(ValueError, match="do not belong together"):
+        MidiGenerator(generator.model, MidiProcessor.from_preset("multitrack"), name="mixed")
+
+
+def test_written_midi_suits_a_sequencer(generator, tmp_path):
+    path = generator.generate(instruments=["piano", "drums"], bars=2, seed=0)[0].save(tmp_path / "a.mid")
+    score = Score(path)
+    assert score.ticks_per_quarter >= 96, "sequencers expect a fine grid"
+    assert len(score.time_signatures) == 1
+    assert len(score.tempos) >= 1
+    assert all(track.name for track in score.tracks)

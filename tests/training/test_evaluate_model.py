@@ -1,0 +1,292 @@
+"""Likelihood figures: which tokens count, cases computed by hand, and the report of the whole program."""
+
+import json
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from partimento.modeling import MuseformerConfig, MuseformerForCausalLM
+from partimento.tokenization import MidiProcessor
+from partimento.training import evaluate_model
+from partimento.training.likelihood import CountedTokens, SongScore, model_token_nll, summarise
+from partimento.training.likelihood_report import find_alarms
+from partimento.training.songs import (
+    Song,
+    fingerprint,
+    first_bar,
+    inputs_of,
+    read_songs,
+    seeded_subset,
+    supervised_mask,
+    transposed,
+    without_conditions,
+)
+from partimento.training.token_corpus import TokenCorpus, cut_crop, draw_crops
+from partimento.training.token_data import IGNORED, collate
+
+BOS, EOS, BAR, NOTE = 1, 2, 4, 5
+JAZZ, PIANO = 8, 9
+
+
+class Successor(torch.nn.Module):
+    """Gives probability ½ to id + 1 and shares the rest equally among the other `vocab_size` - 1 ids."""
+
+    def __init__(self, vocab_size=12):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.vocab_size = vocab_size
+        self.shapes = []
+
+    def forward(self, input_ids, attention_mask, use_cache):
+        self.shapes.append(tuple(input_ids.shape))
+        other = 0.5 / (self.vocab_size - 1)
+        probabilities = torch.full((*input_ids.shape, self.vocab_size), other)
+        probabilities.scatter_(-1, ((input_ids + 1) % self.vocab_size)[..., None], 0.5)
+        return SimpleNamespace(logits=probabilities.log() * self.scale)
+
+
+def song(*body, prefix=(JAZZ, PIANO)):
+    return np.array([BOS, *prefix, *body, EOS], dtype=np.int32)
+
+
+def test_bos_and_conditions_are_history_only():
+    ids = song(BAR, NOTE, BAR)
+    assert first_bar(ids, BAR) == 3
+    assert supervised_mask(ids, BAR).tolist() == [False] * 3 + [True] * 4  # Bar NOTE Bar EOS
+    bare = without_conditions(ids, BAR)
+    assert bare.tolist() == [BOS, BAR, NOTE, BAR, EOS]
+    assert supervised_mask(bare, BAR).tolist() == [False] + [True] * 4
+    assert without_conditions(bare, BAR).tolist() == bare.tolist()
+
+
+def test_loss_of_a_known_model_by_hand():
+    # BOS JAZZ | BAR NOTE EOS: 8 -> 4 is not the successor, 4 -> 5 is, 5 -> 2 is not
+    ids = song(BAR, NOTE, prefix=(JAZZ,))
+    nll = model_token_nll(Successor(), [ids], [supervised_mask(ids, BAR)])
+    other = math.log(11 / 0.5)
+    assert nll[0] == pytest.approx([other, math.log(2), other], abs=1e-5)
+
+
+def test_batches_hold_similar_lengths_within_the_limit_and_change_no_loss():
+    rng = np.random.default_rng(0)
+    sequences = [song(BAR, *rng.integers(5, 8, size=rng.integers(1, 90))) for _ in range(25)]
+    masks = [supervised_mask(ids, BAR) for ids in sequences]
+    model, done = Successor(), []
+    together = model_token_nll(model, sequences, masks, batch_tokens=200, on_batch=done.append)
+    assert all(rows * width <= 200 for rows, width in model.shapes)
+    assert len(model.shapes) < 25
+    assert sum(done) == sum(map(len, sequences))
+    for ids, mask, nll in zip(sequences, masks, together):
+        alone = model_token_nll(Successor(), [ids], [mask])[0]
+        assert len(nll) == mask.sum()
+        assert np.array_equal(nll, alone)
+
+
+def test_museformer_losses_do_not_depend_on_the_batch():
+    config = MuseformerConfig.from_preset(
+        "tiny", vocab_size=64, bar_token_id=BAR, position_token_start=10, num_positions=8, pad_token_id=0,
+        bos_token_id=BOS, eos_token_id=EOS,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = MuseformerForCausalLM(config)
+    rng = np.random.default_rng(0)
+    sequences = [song(*[BAR, 10, 20, 13, 21] * bars, *rng.integers(20, 40, size=bars)) for bars in (3, 8, 5)]
+    masks = [supervised_mask(ids, BAR) for ids in sequences]
+    together = model_token_nll(model, sequences, masks)
+    for ids, mask, nll in zip(sequences, masks, together):
+        assert nll == pytest.approx(model_token_nll(model, [ids], [mask])[0], abs=2e-4)
+        labels = torch.tensor(np.where(mask, ids, -100)).long()[None]
+        loss = model.eval()(input_ids=torch.tensor(ids).long()[None], labels=labels).loss
+        assert float(nll.mean()) == pytest.approx(loss.item(), abs=1e-4)
+
+
+def test_figures_by_hand():
+    # two songs: 4 tokens at ln 2 in 2 bars with 1 note; 2 tokens at ln 8 in 1 bar with 2 notes: 4 + 6 bits
+    scores = [SongScore("jazz", np.full(4, math.log(2)), 2, 1), SongScore("folk", np.full(2, math.log(8)), 1, 2)]
+    figures = summarise(scores, prefix_lengths=(1, 3, 100))
+    assert figures["nats_per_token"] == pytest.approx(10 / 6 * math.log(2))
+    assert figures["bits_per_token"] == pytest.approx(10 / 6)
+    assert figures["bits_per_bar"] == pytest.approx(10 / 3)
+    assert figures["bits_per_note"] == pytest.approx(10 / 3)
+    assert figures["perplexity"] == pytest.approx(2 ** (10 / 6))
+    assert figures["ppl_1"] == pytest.approx(2 ** (4 / 2))  # one token of each song: 1 + 3 bits over 2 tokens
+    assert figures["ppl_3"] == pytest.approx(2 ** (9 / 5))  # 3 + 6 bits over 3 + 2 tokens
+    assert figures["ppl_100"] == pytest.approx(figures["perplexity"])
+    assert [figures[f"songs_reaching_{n}"] for n in (1, 3, 100)] == [2, 1, 0]
+    # residuals 4 - 4·10/6 and 6 - 2·10/6 bits: ∓8/3; sqrt(2/1 · 2 · (8/3)²) / 6
+    assert figures["nats_per_token_se"] == pytest.approx(math.log(2) * math.sqrt(4 * 64 / 9) / 6)
+
+
+def test_figures_that_cannot_be_had():
+    figures = summarise([SongScore("jazz", np.ones(3), 0, 0)])
+    assert figures["nats_per_token_se"] is figures["bits_per_bar"] is figures["bits_per_note"] is None
+    with pytest.raises(ValueError, match="no supervised token"):
+        summarise([])
+
+
+def test_subset_is_seeded_and_keeps_order():
+    songs = [Song(np.array([i]), "x", str(i)) for i in range(20)]
+    chosen = seeded_subset(songs, 5, seed=3)
+    assert chosen == seeded_subset(songs, 5, seed=3) != seeded_subset(songs, 5, seed=4)
+    assert fingerprint(chosen) == fingerprint(list(chosen)) != fingerprint(chosen[::-1])
+    assert [int(s.md5) for s in chosen] == sorted(int(s.md5) for s in chosen)
+    assert seeded_subset(songs, 20, 0) == seeded_subset(songs, None, 0) == songs
+
+
+def rows(train, validation, test, ngram):
+    losses = {"train": train, "validation": validation, "test": test}
+    return {
+        split: {
+            "model": {"all_conditions": {"nats_per_token": loss}},
+            "ngram": {"all_conditions": {"nats_per_token": ngram}},
+        }
+        for split, loss in losses.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        (rows(1.0, 1.02, 1.03, 2.0), []),
+        (rows(0.4, 1.0, 1.0, 2.0), ["validation loss is +0.600", "test loss is +0.600"]),
+        (rows(1.0, 1.0, 1.1, 2.0), ["test loss is 1.100 times"]),
+        (rows(1.0, 1.0, 1.0, 0.9), ["as good on validation", "as good on test"]),
+    ],
+)
+def test_alarms(figures, words):
+    alarms = find_alarms(figures, gap_alarm=0.5)
+    assert len(alarms) == len(words)
+    assert all(word in alarm for word, alarm in zip(words, alarms))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A corpus of grammatical random songs in two genres, with its processor."""
+    folder = tmp_path_factory.mktemp("corpus")
+    processor = MidiProcessor.from_preset("multitrack", genres=("Jazz", "Folk"))
+    processor.save_pretrained(folder / "processor")
+    rng = np.random.default_rng(0)
+    (folder / "tokenized").mkdir()
+    for split, size in (("train", 9), ("validation", 3), ("test", 4)):
+        songs = []
+        for i in range(size):
+            genre = ("Jazz", "Folk")[i % 2]
+            _, body = processor.split_prefix(processor.grammar.random_sequence(rng, num_bars=3))
+            songs.append(([BOS, *processor.condition_ids({"genre": genre, "bars": 3}), *body], genre))
+        table = pa.table(
+            {
+                "input_ids": pa.array([ids for ids, _ in songs], type=pa.list_(pa.int32())),
+                "genre": [genre for _, genre in songs],
+                "md5": [f"{split}{i}" for i in range(size)],
+            }
+        )
+        table = table.replace_schema_metadata({"partimento.vocab_hash": processor.vocab_hash})
+        for shard, part in enumerate((table.slice(0, 2), table.slice(2))):
+            pq.write_table(part, folder / "tokenized" / f"{split}-{shard:05d}-of-00002.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_folder(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    processor = MidiProcessor.from_pretrained(corpus / "processor")
+    torch.manual_seed(0)
+    config = MuseformerConfig.from_preset("tiny", **processor.model_config_kwargs())
+    MuseformerForCausalLM(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_songs_come_back_from_their_shards(corpus):
+    songs = read_songs(corpus, "train")
+    assert [s.md5 for s in songs] == [f"train{i}" for i in range(9)]
+    assert all(s.ids[0] == BOS and s.ids[-1] == EOS and s.ids.dtype == np.int32 for s in songs)
+    with pytest.raises(FileNotFoundError, match="prepare_data"):
+        read_songs(corpus, "absent")
+
+
+def test_the_tokens_that_count_are_those_of_training(corpus):
+    processor = MidiProcessor.from_pretrained(corpus / "processor")
+    training = TokenCorpus.from_parquet(corpus, "train", processor.vocabulary)
+    crops = draw_crops(training, "none", 0, seed=0, epoch=0)
+    batch = collate([cut_crop(training, crops, i) for i in range(len(crops))], processor.pad_token_id, False)
+    sequences, masks = inputs_of(read_songs(corpus, "train"), "all_conditions", None, BAR)
+    for ids, mask, row, labels in zip(sequences, masks, batch.inputs["input_ids"], batch.inputs["labels"]):
+        assert row[: len(ids)].tolist() == ids.tolist()
+        assert (labels != IGNORED)[: len(ids)].tolist() == mask.tolist()
+    assert batch.num_supervised == sum(int(mask.sum()) for mask in masks)
+
+
+def test_transposed_songs(corpus):
+    processor = MidiProcessor.from_pretrained(corpus / "processor")
+    songs = read_songs(corpus, "train")
+    assert transposed(songs, 0, processor) is songs
+    pitches = processor.tokenizer.get_vocab()["Pitch_60"], processor.tokenizer.get_vocab()["PitchDrum_60"]
+    middle, drum = (replace(songs[0], ids=song(BAR, 100, pitch, prefix=())) for pitch in pitches)
+    highest = replace(middle, ids=middle.ids + np.array([0, 0, 0, 67, 0]))
+    for before, after in ((middle, [60, 62]), (drum, [60, 60])):
+        moved = transposed([before], 2, processor)[0]
+        assert moved.genre == before.genre
+        assert moved.ids[3] - before.ids[3] == after[1] - after[0]
+    assert transposed([highest], 1, processor) == []  # pitch 127 has nowhere to go
+
+
+def test_report_of_the_program(corpus, model_folder, tmp_path, capsys):
+    output = tmp_path / "reports" / "likelihood.json"
+    evaluate_model.main(["--model", str(model_folder), "--corpus", str(corpus), "-o", str(output)])
+    report = json.loads(output.read_text())
+    assert output.with_suffix(".md").read_text() in capsys.readouterr().out
+    assert sorted(p.name for p in output.parent.iterdir()) == ["likelihood.json", "likelihood.md"]
+    assert {s: f["songs"] for s, f in report["splits"].items()} == {"train": 4, "validation": 3, "test": 4}
+    test = report["splits"]["test"]
+    counted = CountedTokens.from_processor(MidiProcessor.from_pretrained(model_folder))
+    songs = read_songs(corpus, "test")
+    notes = sum(int(np.isin(s.ids, counted.note_token_ids).sum()) for s in songs)
+    supervised = sum(int(supervised_mask(s.ids, BAR).sum()) for s in songs)
+    for row in ("model", "ngram"):
+        for conditions in ("all_conditions", "no_conditions"):
+            figures = test[row][conditions]
+            assert (figures["tokens"], figures["bars"], figures["notes"]) == (supervised, 12, notes)
+            assert figures["perplexity"] == pytest.approx(math.exp(figures["nats_per_token"]))
+    assert set(test["by_genre"]) == {"Jazz", "Folk"}
+    assert sum(g["model"]["no_conditions"]["tokens"] for g in test["by_genre"].values()) == supervised
+    # initial weights draw logits of unit size: worse than uniform, by less than a nat or so
+    uniform = math.log(counted.vocab_size)
+    assert uniform < test["model"]["all_conditions"]["nats_per_token"] < uniform + 2
+    assert report["ngram"]["all_conditions"]["train_songs"] == 9
+    assert any("n-gram" in alarm for alarm in report["alarms"])
+
+
+def test_ngram_alone_and_limits(corpus, tmp_path):
+    output = tmp_path / "ngram.json"
+    limits = ["--splits", "test", "--max-songs", "2", "--max-tokens", "20", "--ngram-transpose", "-1", "2"]
+    evaluate_model.main(["--corpus", str(corpus), *limits, "-o", str(output)])
+    report = json.loads(output.read_text())
+    assert report["model"] is None
+    figures = report["splits"]["test"]["ngram"]["all_conditions"]
+    assert figures["songs"] == 2
+    assert figures["tokens"] == 2 * 19  # 20 tokens with BOS, whatever the prefix
+    assert "model" not in report["splits"]["test"]
+    once, often = report["ngram"], report["ngram_transposed"]
+    assert often["semitones"] == [-1, 0, 1, 2]
+    assert once["no_conditions"]["train_tokens"] < often["no_conditions"]["train_tokens"]
+    assert often["no_conditions"]["train_tokens"] <= 4 * once["no_conditions"]["train_tokens"]
+    assert "transposed" in output.with_suffix(".md").read_text()
+
+
+def test_another_vocabulary_is_refused(corpus, tmp_path):
+    other = tmp_path / "other"
+    MidiProcessor.from_preset("multitrack", genres=("Folk", "Jazz", "Blues")).save_pretrained(other)
+    with pytest.raises(ValueError, match="vocabulary"):
+        evaluate_model.main(["--model", str(other), "--corpus", str(corpus), "-o", str(tmp_path / "r.json")])
+
+
+def test_report_name_must_leave_room_for_markdown(corpus, tmp_path):
+    with pytest.raises(ValueError, match=r"report\.json"):
+        evaluate_model.main(["--corpus", str(corpus), "-o", str(tmp_path / "report.md")])

@@ -1,0 +1,121 @@
+"""Turns a training run into a model folder in Hub layout.
+
+    python training/export_to_hub.py runs/museformer-small/best -o checkpoints/museformer-small --dtype float16 \\
+        --card training/cards/museformer-small.md --evaluation build/evaluation.json
+
+The folder holds half-precision safetensors, the configuration with `auto_map` for AutoModel and
+AutoModelForCausalLM, the model's code (so that `trust_remote_code=True` works where partimento is not
+installed), tokenizer, processor, generation configuration and the model card. The numbers in the card
+(`{{validation.nats_per_token}}` and the like) are filled in from the evaluation files.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import partimento.modeling  # noqa: F401  (registers the architectures)
+import torch
+from partimento.tokenization import MidiProcessor
+from transformers import AutoModel, AutoModelForCausalLM
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "source", type=Path, help="folder with config.json, weights and processor (a run's best/ or final/)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder to write; replaced as a whole when complete"
+    )
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="float16", help="type of the stored weights (default float16)"
+    )
+    parser.add_argument(
+        "--card", type=Path, help="model card with {{names}} of figures; default: keep the card that is there"
+    )
+    parser.add_argument(
+        "--evaluation", type=Path, nargs="*", default=[], help="JSON reports whose figures the card names"
+    )
+    return parser
+
+
+def export(source: Path, output: Path, dtype: torch.dtype, card: str | None = None) -> None:
+    """Writes the Hub folder beside `output` first and then puts it in its place.
+
+    Raises:
+        ValueError: processor and model do not belong together.
+    """
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    processor = MidiProcessor.from_pretrained(source)
+    if model.config.vocab_size != len(processor.tokenizer):
+        raise ValueError(f"{source}: {model.config.vocab_size} embeddings for {len(processor.tokenizer)} tokens")
+    base_class = type(AutoModel.from_config(model.config))
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+
+    type(model.config).register_for_auto_class()
+    type(model).register_for_auto_class("AutoModelForCausalLM")
+    model.to(dtype).save_pretrained(partial)
+    processor.save_pretrained(partial)
+    config_path = partial / "config.json"
+    config = json.loads(config_path.read_text())
+    causal = config["auto_map"]["AutoModelForCausalLM"]
+    config["auto_map"]["AutoModel"] = f"{causal.rsplit('.', 1)[0]}.{base_class.__name__}"
+    config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+    kept_card = output / "README.md"
+    if card is None and kept_card.is_file():
+        card = kept_card.read_text()
+    if card is not None:
+        (partial / "README.md").write_text(card)
+    old = output.with_name(f".{output.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    partial.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def fill_card(template: str, figures: dict) -> str:
+    """Replaces `{{a.b.c}}` or `{{a.b.c:.3f}}` by the figure at that path.
+
+    Raises:
+        ValueError: the template names a figure that the reports do not hold.
+    """
+
+    def figure(match: re.Match) -> str:
+        value = figures
+        for name in match["path"].split("."):
+            if not isinstance(value, dict) or name not in value:
+                raise ValueError(
+                    f"the card names {match['path']!r}, which no evaluation file holds (missing: {name!r})"
+                )
+            value = value[name]
+        return format(value, match["format"] or "")
+
+    return re.sub(r"\{\{\s*(?P<path>[\w.\- ]+?)\s*(?::(?P<format>[^}]+))?\}\}", figure, template)
+
+
+def main() -> int:
+    """Runs the command; returns the exit status."""
+    options = make_parser().parse_args()
+    figures: dict = {}
+    for path in options.evaluation:
+        figures[path.stem] = json.loads(path.read_text())
+    card = fill_card(options.card.read_text(), figures) if options.card else None
+    export(options.source, options.output, DTYPES[options.dtype], card)
+    size = sum(path.stat().st_size for path in options.output.iterdir())
+    print(f"{options.output}: {size / 1e6:.1f} MB")
+    for path in sorted(options.output.iterdir()):
+        print(f"  {path.stat().st_size:>10,}  {path.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

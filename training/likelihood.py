@@ -1,0 +1,141 @@
+"""Teacher-forced likelihood of whole songs: what their tokens cost, and the figures made of that.
+
+Losses are natural logarithms (nats) until a figure is called bits.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from partimento.tokenization import MidiProcessor
+from partimento.training.batch_plan import cut_batches
+from partimento.training.songs import Song
+
+PREFIX_LENGTHS = (1_024, 5_120, 10_240)  # PPL(N) of Museformer (arXiv 2210.10349), table 1
+LN2 = float(np.log(2.0))
+
+
+@dataclass(frozen=True)
+class CountedTokens:
+    """The size of the vocabulary and the tokens of which a bar and a note have exactly one each."""
+
+    vocab_size: int
+    bar_token_id: int
+    note_token_ids: np.ndarray
+
+    @classmethod
+    def from_processor(cls, processor: MidiProcessor) -> "CountedTokens":
+        vocabulary = processor.tokenizer.get_vocab()
+        notes = sorted(index for token, index in vocabulary.items() if token.startswith("Duration_"))
+        return cls(len(vocabulary), processor.bar_token_id, np.array(notes))
+
+
+@dataclass(frozen=True)
+class SongScore:
+    """What a model paid for the supervised tokens of a song: `nll` [m] in nats."""
+
+    genre: str
+    nll: np.ndarray
+    num_bars: int
+    num_notes: int
+
+
+@torch.inference_mode()
+def model_token_nll(
+    model: torch.nn.Module,
+    sequences: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    *,
+    batch_tokens: int = 8_192,
+    autocast_dtype: torch.dtype | None = None,
+    on_batch: Callable[[int], Any] = lambda num_tokens: None,
+) -> list[np.ndarray]:
+    """Nats of every masked token of every sequence, one float32 array each, teacher-forced from the first token.
+
+    Sequences of similar length share a batch of at most `batch_tokens` tokens, padding included, filled on the right.
+    """
+    device = next(model.parameters()).device
+    precision = torch.autocast(device.type, dtype=autocast_dtype) if autocast_dtype is not None else nullcontext()
+    results: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
+    model.eval()
+    lengths = np.array([len(ids) for ids in sequences])
+    longest_first = np.argsort(-lengths, kind="stable")  # lack of memory shows at once
+    for batch in cut_batches(longest_first, lengths, batch_tokens):
+        width = int(lengths[batch].max())
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        attention_mask = torch.zeros(len(batch), width, dtype=torch.long)
+        for row, i in enumerate(batch):
+            ids[row, : len(sequences[i])] = torch.from_numpy(sequences[i].astype(np.int64))
+            attention_mask[row, : len(sequences[i])] = 1
+        ids, attention_mask = ids.to(device), attention_mask.to(device)
+        with precision:
+            logits = model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits
+        for row, i in enumerate(batch):
+            length = len(sequences[i])
+            nll = F.cross_entropy(logits[row, : length - 1].float(), ids[row, 1:length], reduction="none")
+            results[i] = nll.cpu().numpy()[masks[i][1:]]
+        on_batch(int(lengths[batch].sum()))
+    return results
+
+
+def score_songs(
+    songs: list[Song], sequences: list[np.ndarray], nll: list[np.ndarray], counted: CountedTokens
+) -> list[SongScore]:
+    """Losses with the bars and notes that the sequences hold."""
+    return [
+        SongScore(
+            genre=song.genre,
+            nll=losses,
+            num_bars=int(np.count_nonzero(ids == counted.bar_token_id)),
+            num_notes=int(np.isin(ids, counted.note_token_ids).sum()),
+        )
+        for song, ids, losses in zip(songs, sequences, nll)
+    ]
+
+
+def summarise(scores: Sequence[SongScore], prefix_lengths: Sequence[int] = PREFIX_LENGTHS) -> dict[str, Any]:
+    """Corpus-level figures (sums over songs divided by sums, never means of means).
+
+    `ppl_N` is exp of the mean loss of the first N supervised tokens of every song, the whole song where it is shorter
+    (Museformer, arXiv 2210.10349, section 4); `songs_reaching_N` says how many are that long. `nats_per_token_se` is
+    the standard error of the ratio of sums with songs as units.
+    """
+    tokens = np.array([len(score.nll) for score in scores], dtype=np.float64)
+    nats = np.array([score.nll.sum(dtype=np.float64) for score in scores])
+    num_bars, num_notes = sum(s.num_bars for s in scores), sum(s.num_notes for s in scores)
+    if not tokens.sum():
+        raise ValueError("scores: no supervised token; give songs with at least one bar")
+    mean = nats.sum() / tokens.sum()
+    bits = nats.sum() / LN2
+    result: dict[str, Any] = {
+        "songs": len(scores),
+        "tokens": int(tokens.sum()),
+        "bars": num_bars,
+        "notes": num_notes,
+        "nats_per_token": float(mean),
+        "nats_per_token_se": _ratio_standard_error(nats, tokens),
+        "bits_per_token": float(mean / LN2),
+        "perplexity": float(np.exp(mean)),
+        "bits_per_bar": float(bits / num_bars) if num_bars else None,
+        "bits_per_note": float(bits / num_notes) if num_notes else None,
+    }
+    for length in prefix_lengths:
+        beginnings = [score.nll[:length] for score in scores]
+        total = sum(part.sum(dtype=np.float64) for part in beginnings)
+        result[f"ppl_{length}"] = float(np.exp(total / sum(map(len, beginnings))))
+        result[f"songs_reaching_{length}"] = int((tokens >= length).sum())
+    return result
+
+
+def _ratio_standard_error(numerators: np.ndarray, denominators: np.ndarray) -> float | None:
+    """Standard error of sum(numerators) / sum(denominators) by linearisation; None for a single unit."""
+    count = len(numerators)
+    if count < 2:
+        return None
+    residuals = numerators - denominators * (numerators.sum() / denominators.sum())
+    return float(np.sqrt(count / (count - 1) * (residuals**2).sum()) / denominators.sum())

@@ -1,0 +1,101 @@
+"""From arguments to a model, and from a model to a folder in Hub layout. Knows no architecture by name."""
+
+import dataclasses
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+import partimento.modeling  # registers our architectures
+from partimento.training.arguments import ModelArguments, nearest
+from partimento.training.checkpointing import flush_folder, replace_folder
+
+assert partimento.modeling
+
+
+def build_config(arguments: ModelArguments, processor: Any) -> PreTrainedConfig:
+    """Return the configuration: preset, then what the vocabulary demands, then `model.config` overrides.
+
+    Raises:
+        ValueError: unknown model type, preset without support, or an override that the configuration does not declare.
+    """
+    try:
+        config_class = CONFIG_MAPPING[arguments.model_type]
+    except KeyError:
+        hint = nearest(arguments.model_type, CONFIG_MAPPING.keys())
+        raise ValueError(f"model.model_type is {arguments.model_type!r}: {hint}") from None
+    declared = {f.name for f in dataclasses.fields(config_class)}
+    for key in arguments.config:
+        if key not in declared:
+            raise ValueError(f"unknown key 'model.config.{key}': {nearest(key, declared)}")
+    values = {key: value for key, value in processor.model_config_kwargs().items() if key in declared}
+    values |= arguments.config
+    if arguments.preset is None:
+        return AutoConfig.for_model(arguments.model_type, **values)
+    if not hasattr(config_class, "from_preset"):
+        raise ValueError(
+            f"model.preset is {arguments.preset!r}: {arguments.model_type} has no presets; use model.config"
+        )
+    return config_class.from_preset(arguments.preset, **values)
+
+
+def build_model(arguments: ModelArguments, processor: Any) -> PreTrainedModel:
+    """Return the model in fp32: new, or with the weights of `model.init_from`.
+
+    Raises:
+        ValueError: as `build_config`, or weights made for another vocabulary.
+    """
+    auto_class = getattr(transformers, arguments.auto_class)
+    options = {}
+    if arguments.attn_implementation:
+        options["attn_implementation"] = arguments.attn_implementation
+    if arguments.init_from:
+        model = auto_class.from_pretrained(arguments.init_from, dtype=torch.float32, **options, **arguments.config)
+        size = processor.model_config_kwargs()["vocab_size"]
+        if model.config.vocab_size != size:
+            raise ValueError(
+                f"model.init_from {arguments.init_from} has a vocabulary of {model.config.vocab_size}, the corpus "
+                f"{size}: tokenise the corpus with the processor of that model"
+            )
+    else:
+        model = auto_class.from_config(build_config(arguments, processor), dtype=torch.float32, **options)
+    if arguments.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if model.can_generate():
+        set_generation_defaults(model, processor, arguments.generation)
+    return model
+
+
+def set_generation_defaults(model: PreTrainedModel, processor: Any, settings: dict[str, Any]) -> None:
+    """Fill the generation configuration that is saved beside the weights."""
+    defaults = model.generation_config
+    assert isinstance(defaults, GenerationConfig)
+    unused = defaults.update(
+        bos_token_id=processor.bos_token_id,
+        eos_token_id=processor.eos_token_id,
+        pad_token_id=processor.pad_token_id,
+        **settings,
+    )
+    if unused:
+        raise ValueError(f"unknown key 'model.generation.{next(iter(unused))}': see transformers.GenerationConfig")
+
+
+def forward_names(model: torch.nn.Module) -> tuple[set[str], bool]:
+    """Return the argument names of `forward`, and whether it takes any keyword."""
+    parameters = inspect.signature(model.forward).parameters
+    return set(parameters), any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def export_model(folder: Path, model: PreTrainedModel, processor: Any, state_dict: dict[str, torch.Tensor]) -> None:
+    """Write `folder` in Hub layout (weights, configurations, processor), whole or not at all."""
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary, state_dict=state_dict)
+    processor.save_pretrained(temporary)
+    flush_folder(temporary)
+    replace_folder(temporary, folder)

@@ -1,0 +1,223 @@
+"""What surrounds the loop: the output folder, the record of a run, and how it is resumed."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+
+from partimento.tokenization import MidiProcessor
+from partimento.training.arguments import RunArguments
+from partimento.training.checkpointing import (
+    CheckpointError,
+    clean_partial,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    read_facts,
+    verify_checkpoint,
+    write_atomically,
+)
+from partimento.training.model_setup import build_model
+from partimento.training.optimization import make_optimizer
+from partimento.training.run_log import RunLog
+from partimento.training.token_data import TokenData
+from partimento.training.training_loop import TrainingLoop, is_sharded
+
+LIBRARIES = (
+    "partimento",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pyarrow",
+)
+
+# Settings that may differ between the sessions of a run without changing an update that was already planned.
+FREE_SETTINGS = {
+    "train": {
+        "output",
+        "max_minutes",
+        "eval_every",
+        "patience",
+        "min_delta",
+        "save_every",
+        "keep_checkpoints",
+        "log_every",
+        "num_threads",
+        "report_to",
+    },
+    "data": {"corpus", "num_workers"},
+}
+
+
+def make_accelerator(arguments: RunArguments, expect_processes: int | None = None) -> Accelerator:
+    """Return the accelerator.
+
+    Raises:
+        ValueError: another number of processes than expected, or one that does not divide the update.
+    """
+    train = arguments.train
+    if train.report_to:
+        Path(train.output).mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(
+        mixed_precision=train.mixed_precision,
+        log_with=train.report_to or None,
+        project_dir=train.output if train.report_to else None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=train.find_unused_parameters)],
+    )
+    processes = accelerator.num_processes
+    if expect_processes is not None and processes != expect_processes:
+        raise ValueError(f"--expect-processes {expect_processes}, but {processes} started: check the launcher")
+    if train.batches_per_update % processes:
+        raise ValueError(
+            f"train.batches_per_update {train.batches_per_update} cannot be shared by {processes} processes: "
+            "give a multiple of their number"
+        )
+    accelerator.gradient_accumulation_steps = train.batches_per_update // processes
+    return accelerator
+
+
+def make_loop(arguments: RunArguments, accelerator: Accelerator) -> TrainingLoop:
+    """Load data and processor, build model and optimiser, and join them to a loop."""
+    train, data_arguments = arguments.train, arguments.data
+    if data_arguments.corpus is None:
+        raise ValueError("data.corpus is not given: --set data.corpus=<folder made by prepare_data.py>")
+    set_seed(train.seed)
+    processor = MidiProcessor.from_pretrained(Path(data_arguments.corpus) / "processor")
+    data = TokenData(
+        data_arguments,
+        processor,
+        seed=train.seed,
+        batches_per_update=train.batches_per_update,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    model = build_model(arguments.model, processor)
+    optimizer = make_optimizer(model, train)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    if train.ema_decay and is_sharded(accelerator):
+        raise ValueError(f"train.ema_decay {train.ema_decay}: not available with sharded weights; set it to 0")
+    set_seed(train.seed, device_specific=True)  # same weights, different dropout
+    facts = {"arguments": arguments.to_dict(), "data_hash": data.data_hash, "vocab_hash": processor.vocab_hash}
+    log = RunLog(Path(train.output) / "log.jsonl" if accelerator.is_main_process else None)
+    return TrainingLoop(arguments, accelerator, model, optimizer, data, processor, log, facts)
+
+
+def start_or_resume(loop: TrainingLoop, resume: str, allow_resharding: bool = False) -> None:
+    """Prepare the output folder, and load a checkpoint if there is one to go on from.
+
+    Args:
+        resume: `never` (an output folder with a run in it is refused), `auto` (the newest valid checkpoint, if any), or
+            the path of a checkpoint folder.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, belongs to other data, or to another number of processes.
+    """
+    output, accelerator = loop.output, loop.accelerator
+    if resume == "never" and (list_checkpoints(output) or (output / "log.jsonl").exists()):
+        raise CheckpointError(f"{output} holds a run already: pass --resume auto, or another train.output")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        clean_partial(output)
+    accelerator.wait_for_everyone()
+    folder = find_checkpoint(output) if resume in ("auto", "never") else Path(resume)
+    if folder is not None:
+        resume_from(loop, folder, allow_resharding)
+    else:
+        loop.log.cut_back(-1)
+        loop.log.write("event", 0, event="start", parameters=loop.plain_model.num_parameters())
+    if accelerator.is_main_process:
+        record_run(loop)
+    if loop.train.report_to:
+        accelerator.init_trackers("tracking")
+
+
+def resume_from(loop: TrainingLoop, folder: Path, allow_resharding: bool) -> None:
+    """Load one checkpoint folder into the loop and cut the log back to it."""
+    problem = verify_checkpoint(folder)
+    if problem is not None:
+        raise CheckpointError(f"{folder}: {problem}")
+    facts = read_facts(folder)
+    for name in ("data_hash", "vocab_hash"):
+        if facts[name] != loop.facts[name]:
+            raise CheckpointError(f"{folder} was trained on other data ({name} differs): use the same data.corpus")
+    loop.state = load_checkpoint(folder, loop.accelerator, allow_resharding)
+    if loop.average is not None and (folder / loop.average.FILE).exists():
+        loop.average.load(folder)
+    if loop.state.update < loop.train.max_updates and loop.state.finished in ("max_updates", "patience"):
+        loop.state.finished = None  # the limit was raised
+    changes = changed_settings(facts["arguments"], loop.facts["arguments"])
+    loop.log.cut_back(loop.state.update)
+    loop.log.write("event", loop.state.update, event="resume", folder=folder.name, changed=changes)
+    if changes:
+        loop.accelerator.print(f"resumed with other settings: {', '.join(changes)}", file=sys.stderr)
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return `group.key: old -> new` for every setting that makes the rest of the run differ from an unbroken one."""
+    changes = []
+    for group in ("model", "data", "train"):
+        for key, value in now[group].items():
+            if key not in FREE_SETTINGS.get(group, ()) and before[group].get(key) != value:
+                changes.append(f"{group}.{key}: {before[group].get(key)} -> {value}")
+    if before["schedules"] != now["schedules"]:
+        changes.append("schedules")
+    return changes
+
+
+def record_run(loop: TrainingLoop) -> None:
+    """Write `config.yaml` (a recipe that repeats the run) and `run.json` (versions, commit, hashes, command)."""
+    text = yaml.safe_dump(loop.arguments.to_dict(), sort_keys=False, allow_unicode=True)
+    write_atomically(loop.output / "config.yaml", text)
+    record = {
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": git_commit(),
+        "libraries": {name: library_version(name) for name in LIBRARIES},
+        "python": platform.python_version(),
+        "processes": loop.accelerator.num_processes,
+        "device": str(loop.accelerator.device),
+        "parameters": loop.plain_model.num_parameters(),
+        "model_config": loop.plain_model.config.to_dict(),
+        "data_hash": loop.facts["data_hash"],
+        "vocab_hash": loop.facts["vocab_hash"],
+        "songs": {"train": len(loop.data.train), "validation": len(loop.data.validation)},
+        "tokens": {"train": len(loop.data.train.ids), "validation": len(loop.data.validation.ids)},
+        "resumed_at": loop.state.update,
+    }
+    write_atomically(loop.output / "run.json", json.dumps(record, indent=1, default=str))
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout this file is in, with `-dirty` if tracked files differ; None outside one."""
+    folder = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def library_version(name: str) -> str | None:
+    """Return the installed version, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
