@@ -17,6 +17,7 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 import partimento.modeling  # noqa: F401  (registers the architectures with transformers' Auto classes)
 from partimento.checkpoints import embedded_checkpoint, list_embedded
+from partimento.pipelines.instruments import EnterInstruments
 from partimento.pipelines.piano_roll import plot_piano_roll
 from partimento.pipelines.progress import BarProgress, BarStreamer, StopOnEvent
 from partimento.tokenization import FAMILY_PROGRAMS, GenerationConstraints, GrammarLogitsProcessor, MidiProcessor
@@ -151,7 +152,8 @@ class MidiGenerator:
             genre, artist, mood: labels the checkpoint knows (`generator.processor`); upper and lower case are the same.
             key: such as "A-minor" or "C-major". A wish: the model is told, not forced.
             tempo: beats per minute, nearest of 32 values between 24 and 200.
-            instruments: General MIDI families ("piano", "bass", "drums", ...); nothing else will sound.
+            instruments: General MIDI families ("piano", "bass", "drums", ...); nothing else will sound, and each of
+                them will have entered after a quarter of the bars.
             density: notes per bar over all tracks. A wish.
             bars: length, 1 ... 256.
             num_outputs: size of the batch.
@@ -177,8 +179,9 @@ class MidiGenerator:
             conditions["instruments"] = list(instruments)
         prompt = [self.processor.bos_token_id, *self.processor.condition_ids(conditions)]
         constraints = self._constraints(conditions, bars, constrain)
+        entering = [] if not (instruments and constrain) else [self._entering(conditions["instruments"], bars // 4 + 1)]
         return self._run(
-            prompt, [], prompt, conditions, constraints, bars, num_outputs, seed, temperature, top_k, top_p,
+            prompt, [], prompt, conditions, constraints, entering, bars, num_outputs, seed, temperature, top_k, top_p,
             on_bar, stop, max_seconds,
         )  # fmt: skip
 
@@ -222,9 +225,11 @@ class MidiGenerator:
         conditions = processor.measure_conditions(score, genre=genre)
         conditions["bars"] = primer_bars + bars
         programs = {(-1 if track.is_drum else track.program) for track in score.tracks if len(track.notes)}
+        entering = []
         if instruments:
             conditions["instruments"] = list(instruments)
             programs = _programs_of(processor, instruments)
+            entering = [self._entering(instruments, min(primer_bars, context_bars) + bars // 4 + 1)]
         read_bars = min(primer_bars, context_bars)
         context = processor.window(primer, primer_bars - read_bars, read_bars)
         prefix = [processor.bos_token_id, *processor.condition_ids(conditions)]
@@ -233,8 +238,8 @@ class MidiGenerator:
             allowed_programs=programs, min_bars=read_bars + bars, max_bars=read_bars + bars
         )
         return self._run(
-            [*prefix, *context, *opening], opening, [*prefix, *primer], conditions, constraints, bars, num_outputs,
-            seed, temperature, top_k, top_p, on_bar, stop, max_seconds,
+            [*prefix, *context, *opening], opening, [*prefix, *primer], conditions, constraints, entering, bars,
+            num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds,
         )  # fmt: skip
 
     def _constraints(self, conditions: dict[str, Any], bars: int, constrain: bool) -> GenerationConstraints:
@@ -248,13 +253,16 @@ class MidiGenerator:
             max_bars=bars,
         )
 
+    def _entering(self, instruments: Sequence[str], deadline: int) -> EnterInstruments:
+        return EnterInstruments(self.processor, _families(self.processor, instruments), deadline)
+
     @torch.inference_mode()
     def _run(
-        self, prompt, opening, kept, conditions, constraints, bars, num_outputs, seed, temperature, top_k, top_p,
+        self, prompt, opening, kept, conditions, constraints, entering, bars, num_outputs, seed, temperature, top_k, top_p,
         on_bar, stop, max_seconds,
     ) -> list[GeneratedMidi]:  # fmt: skip
         """Samples after `prompt`; `opening` are its last tokens that belong to the new bars, `kept` what precedes
-        them in the result (the prompt may be only a window of it)."""
+        them in the result (the prompt may be only a window of it), `entering` further logits processors."""
         seed = secrets.randbelow(2**31) if seed is None else seed
         device = self.model.device
         budget = len(prompt) + _TOKENS_PER_BAR * bars
@@ -264,6 +272,7 @@ class MidiGenerator:
         sampling = {"do_sample": False} if temperature == 0 else {
             "do_sample": True, "temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p),
         }  # fmt: skip
+        grammar = GrammarLogitsProcessor(self.processor.grammar, constraints)
         streamer = BarStreamer(self.processor.bar_token_id, bars, on_bar, len(opening)) if on_bar else None
         started = time.perf_counter()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -272,7 +281,7 @@ class MidiGenerator:
                 input_ids,
                 attention_mask=torch.ones_like(input_ids),
                 max_new_tokens=budget - len(prompt),
-                logits_processor=LogitsProcessorList([GrammarLogitsProcessor(self.processor.grammar, constraints)]),
+                logits_processor=LogitsProcessorList([grammar, *entering]),
                 stopping_criteria=StoppingCriteriaList([stopper]),
                 streamer=streamer,
                 pad_token_id=self.processor.pad_token_id,
@@ -303,10 +312,14 @@ class MidiGenerator:
         return [*new[: starts[-1]], self.processor.eos_token_id] if starts else [self.processor.eos_token_id]
 
 
-def _programs_of(processor: MidiProcessor, families: Sequence[str]) -> set[int]:
-    """General MIDI programs (drums: -1) of the named families, in any spelling that the conditions accept."""
-    named = processor.parse_conditions(processor.condition_ids({"instruments": list(families)}))
-    return {program for family in named.get("instruments", []) for program in FAMILY_PROGRAMS[family]}
+def _families(processor: MidiProcessor, instruments: Sequence[str]) -> list[str]:
+    """Family names in their own spelling, from any that the conditions accept."""
+    return processor.parse_conditions(processor.condition_ids({"instruments": list(instruments)}))["instruments"]
+
+
+def _programs_of(processor: MidiProcessor, instruments: Sequence[str]) -> set[int]:
+    """General MIDI programs (drums: -1) of the named families."""
+    return {program for family in _families(processor, instruments) for program in FAMILY_PROGRAMS[family]}
 
 
 def _check_request(bars: int, num_outputs: int, temperature: float, top_k: int, top_p: float) -> None:

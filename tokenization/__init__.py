@@ -1,4 +1,9 @@
-"""MIDI <-> token ids: vocabulary, canonical form, conditions, grammar, augmentation."""
+"""MIDI <-> token ids: vocabulary, canonical form, conditions, grammar, augmentation.
+
+Importing this package makes ``AutoProcessor`` know MidiProcessor.
+"""
+
+from transformers import AutoProcessor
 
 from partimento.tokenization.canonical import FAMILY_PROGRAMS
 from partimento.tokenization.errors import (
@@ -16,6 +21,10 @@ from partimento.tokenization.grammar import Grammar
 from partimento.tokenization.grammar_logits import GrammarLogitsProcessor
 from partimento.tokenization.grammar_tables import GenerationConstraints
 from partimento.tokenization.processing_midi import MidiProcessor
+
+# AutoProcessor finds a saved processor by the name of its class among all registered ones. The key is looked up only
+# for folders without processor_config.json, where a model registers its config; here the class stands for itself.
+AutoProcessor.register(MidiProcessor, MidiProcessor, exist_ok=True)
 
 __all__ = [
     "FAMILY_PROGRAMS",

@@ -12,7 +12,7 @@ from partimento.tokenization.windows import split_prefix
 
 @dataclass(frozen=True)
 class TokenAugmentation:
-    """Vectorised augmentations for one vocabulary; all take and return integer arrays [tokens]."""
+    """Vectorised augmentations for one vocabulary; all return int64 arrays [tokens]."""
 
     conditions: Conditions
 
@@ -30,7 +30,7 @@ class TokenAugmentation:
 
     def drop_conditions(self, prefix_ids, rng, slot_probability=0.2, all_probability=0.1) -> np.ndarray:
         """Drops each slot (all Inst tokens together) with one probability and all of them with another."""
-        ids = np.asarray(prefix_ids)
+        ids = np.asarray(prefix_ids, np.int64)
         draws = rng.random(len(SLOTS) + 1)  # one draw per slot, present or not: the same seed gives the same choice
         dropped = np.append(draws[:-1] < slot_probability, False)  # the last entry is for slot -1
         if draws[-1] < all_probability:
@@ -39,7 +39,7 @@ class TokenAugmentation:
 
     def transposition_range(self, ids) -> tuple[int, int]:
         """Smallest and largest number of semitones that keep all pitched notes within MIDI's 0-127."""
-        pitches = self.pitches(np.asarray(ids))
+        pitches = self.pitches(np.asarray(ids, np.int64))
         return (-int(pitches.min()), 127 - int(pitches.max())) if len(pitches) else (-127, 127)
 
     def pitches(self, ids: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ class TokenAugmentation:
 
         Raises: ValueError: a pitch would leave 0-127.
         """
-        ids = np.array(ids)
+        ids = np.array(ids, np.int64)
         low, high = self.transposition_range(ids)
         if not low <= semitones <= high:
             raise ValueError(f"semitones={semitones} leaves the pitch range; this piece allows {low} to {high}")
@@ -68,7 +68,7 @@ class TokenAugmentation:
         """
         if not factor > 0:
             raise ValueError(f"factor={factor} must be positive")
-        ids, vocabulary = np.array(ids), self.vocabulary
+        ids, vocabulary = np.array(ids, np.int64), self.vocabulary
         types, start = vocabulary.types[ids], vocabulary.starts[TokenType.TEMPO]
         where = np.flatnonzero(types == TokenType.TEMPO)
         if not len(where):
@@ -103,7 +103,7 @@ class TokenAugmentation:
         all_probability: float = 0.1,
     ) -> np.ndarray:
         """All augmentations with random strength; None switches transposition or tempo scaling off."""
-        ids = np.asarray(ids)
+        ids = np.asarray(ids, np.int64)
         if semitones is not None:
             low, high = self.transposition_range(ids)
             shift = int(rng.integers(semitones[0], semitones[1] + 1))

@@ -162,14 +162,14 @@ class Grammar:
 
     def describe(self, state: GrammarState) -> str:
         """The legal tokens in words, for messages."""
-        parts, legal = [], self.legal_ids(state)
-        for kind in self.transitions[state.phase]:
-            names = [self.vocabulary.tokens[token] for token in legal if self.types[token] == kind]
-            if names:
-                parts.append(
-                    ", ".join(names) if len(names) <= 2 else f"{names[0]} .. {names[-1]} ({len(names)} tokens)"
-                )
-        return "; ".join(parts)
+        groups: dict[str, list[str]] = {}
+        for token in self.legal_ids(state):
+            name = self.vocabulary.tokens[token]
+            groups.setdefault(name.partition("_")[0], []).append(name)
+        return "; ".join(
+            ", ".join(names) if len(names) <= 2 else f"{names[0]} .. {names[-1]} ({len(names)} tokens)"
+            for names in groups.values()
+        )
 
     def random_sequence(self, rng: np.random.Generator, num_bars: int, notes_per_bar: float = 6.0) -> list[int]:
         """A random complete sequence with all features of the grammar, uniform within each type of token."""

@@ -30,6 +30,7 @@ from partimento.tokenization.vocabulary import PRESETS, Vocabulary, base_tokens,
 from partimento.tokenization.windows import cut_window, split_prefix
 
 MIDITOK_FILE = "miditok.json"
+FILE_RESOLUTION = 480  # ticks per quarter of written files: a multiple of the grid that every sequencer accepts
 Ids = Sequence[int] | np.ndarray
 
 
@@ -114,7 +115,8 @@ class MidiProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "MidiProcessor":
         """Loads a saved processor from a folder or the Hub; needs no remote code."""
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        hub = {name: kwargs[name] for name in ("cache_dir", "revision", "token", "local_files_only") if name in kwargs}
+        names = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
+        hub = {name: kwargs[name] for name in names if name in kwargs}
         path = cached_file(
             str(pretrained_model_name_or_path), MIDITOK_FILE, _raise_exceptions_for_missing_entries=False, **hub
         )
@@ -301,7 +303,7 @@ class MidiProcessor(ProcessorMixin):
         return [self.decode(ids) for ids in sequences]
 
     def save_midi(self, ids: Ids, path: str | os.PathLike) -> Path:
-        """Writes the decoded score; the file appears complete or not at all."""
+        """Writes the decoded score at 480 ticks per quarter; the file appears complete or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         data = self.decode(ids).resample(FILE_RESOLUTION).dumps_midi()

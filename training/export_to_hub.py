@@ -74,6 +74,8 @@ def export(source: Path, output: Path, dtype: torch.dtype, card: str | None = No
         card = kept_card.read_text()
     if card is not None:
         (partial / "README.md").write_text(card)
+    for path in partial.iterdir():
+        path.chmod(0o644)
     old = output.with_name(f".{output.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():

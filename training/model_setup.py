@@ -37,11 +37,12 @@ def build_config(arguments: ModelArguments, processor: Any) -> PreTrainedConfig:
     values |= arguments.config
     if arguments.preset is None:
         return AutoConfig.for_model(arguments.model_type, **values)
-    if not hasattr(config_class, "from_preset"):
+    from_preset = getattr(config_class, "from_preset", None)
+    if from_preset is None:
         raise ValueError(
             f"model.preset is {arguments.preset!r}: {arguments.model_type} has no presets; use model.config"
         )
-    return config_class.from_preset(arguments.preset, **values)
+    return from_preset(arguments.preset, **values)
 
 
 def build_model(arguments: ModelArguments, processor: Any) -> PreTrainedModel:

@@ -45,8 +45,9 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move towards the weights: shadow <- decay * shadow + (1 - decay) * weight."""
-        pairs = [(self.shadow[name], p.detach().float()) for name, p in model.named_parameters() if name in self.shadow]
-        torch._foreach_lerp_([s for s, _ in pairs], [p for _, p in pairs], 1 - self.decay)
+        for name, parameter in model.named_parameters():
+            if name in self.shadow:
+                self.shadow[name].lerp_(parameter.detach().float(), 1 - self.decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

@@ -103,6 +103,7 @@ def make_loop(arguments: RunArguments, accelerator: Accelerator) -> TrainingLoop
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
+    data.epoch(0)  # a corpus too small for one update is named before the model is built
     model = build_model(arguments.model, processor)
     optimizer = make_optimizer(model, train)
     model, optimizer = accelerator.prepare(model, optimizer)

@@ -69,8 +69,8 @@ class TokenCorpus:
 
     def content_hash(self) -> str:
         """Return a SHA-256 over ids and song borders."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.offsets))
-        digest.update(np.ascontiguousarray(self.ids))
+        digest = hashlib.sha256(np.ascontiguousarray(self.offsets).data)
+        digest.update(np.ascontiguousarray(self.ids).data)
         return digest.hexdigest()
 
 

@@ -1,14 +1,14 @@
 """Train any of the package's models from one YAML recipe.
 
-One process (CPU, or one GPU):
+One process (CPU, or one GPU with single_gpu.yaml):
 
     accelerate launch --config_file training/launch_configs/cpu.yaml training/train.py \
-        --config training/recipes/museformer-small-open.yaml --set data.corpus=out/corpus train.output=runs/small
+        --config training/recipes/museformer-tiny-smoke.yaml --set data.corpus=out/corpus
 
 Two processes on the CPU:
 
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 training/train.py --expect-processes 2 \
-        --config training/recipes/museformer-tiny-smoke.yaml --set data.corpus=out/corpus train.output=runs/tiny
+    ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 torchrun --standalone --nproc_per_node 2 training/train.py \
+        --expect-processes 2 --config training/recipes/museformer-small-open.yaml --set data.corpus=out/corpus
 
 Four GPUs:
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from tqdm import tqdm
 
 from partimento.training.arguments import RunArguments
@@ -20,7 +20,7 @@ from partimento.training.optimization import MovingAverage, all_finite
 from partimento.training.run_log import RunLog
 from partimento.training.schedules import learning_rate, make_value_schedule
 from partimento.training.token_data import Batch, TokenData
-from partimento.training.validation import ForwardCall, validate
+from partimento.training.validation import ForwardCall, sum_over_processes, validate
 
 NUM_RECENT_NORMS = 10
 
@@ -59,8 +59,6 @@ class TrainingLoop:
         self.progress = tqdm(disable=True)
         self.mark = time.perf_counter()
         self.current: dict[str, float] = {}
-
-    # -- the whole run ------------------------------------------------------------------------------------------------
 
     def run(self) -> LoopState:
         """Train until a limit is reached, then validate, save `final/` and the last checkpoint.
@@ -121,8 +119,6 @@ class TrainingLoop:
         """The last update, as far as it is known now."""
         return min(self.state.planned_updates or self.train.max_updates, self.train.max_updates)
 
-    # -- one update ---------------------------------------------------------------------------------------------------
-
     def update(self, batches: list[Batch]) -> None:
         """Accumulate the gradient of sum(cross-entropy) / N over all micro-batches and processes, and apply it."""
         accelerator, state, train = self.accelerator, self.state, self.train
@@ -140,7 +136,9 @@ class TrainingLoop:
             for name, value in {"loss": loss.detach().float(), **terms}.items():
                 sums[name] = sums[name] + value if name in sums else value
         assert accelerator.sync_gradients
-        norm = float(accelerator.clip_grad_norm_(self.model.parameters(), train.max_grad_norm or math.inf))
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), train.max_grad_norm or math.inf)
+        assert norm is not None
+        norm = float(norm)
         means = self.reduce(sums)
         state.recent_norms = [*state.recent_norms, norm][-NUM_RECENT_NORMS:]
         rate = learning_rate(number, train, self.planned_updates)
@@ -179,8 +177,7 @@ class TrainingLoop:
             int(self.accelerator.is_main_process and self.time_is_short()),
         ]
         if self.accelerator.num_processes > 1:
-            local = torch.tensor(numbers, device=self.accelerator.device)
-            numbers = self.accelerator.reduce(local, reduction="sum").tolist()
+            numbers = [int(number) for number in sum_over_processes(self.accelerator, torch.tensor(numbers))]
         if numbers[3] and not state.planned_updates:
             state.planned_updates = min(self.train.max_updates, state.update + max(1, self.train.cooldown_updates))
             self.log.write("event", state.update + 1, event="time limit", planned_updates=state.planned_updates)
@@ -197,9 +194,7 @@ class TrainingLoop:
         """Add the shares of all processes."""
         names = sorted(sums)
         stacked = torch.stack([sums[name].reshape(()) for name in names])
-        return dict(zip(names, self.accelerator.reduce(stacked, reduction="sum").tolist()))
-
-    # -- what is reported ---------------------------------------------------------------------------------------------
+        return dict(zip(names, sum_over_processes(self.accelerator, stacked)))
 
     def collect(self, counts: dict[str, int], means: dict[str, float], norm: float, values: dict[str, float]) -> None:
         """Add an update to the sums of the next log line."""
@@ -245,8 +240,6 @@ class TrainingLoop:
             unit="update",
             dynamic_ncols=True,
         )
-
-    # -- validation, selection, saving --------------------------------------------------------------------------------
 
     def validate_and_select(self) -> None:
         """Validate, and keep the model in `best/` if it is the best so far."""
@@ -321,4 +314,4 @@ class TrainingLoop:
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether no process holds the whole model."""
-    return str(accelerator.distributed_type).endswith("FSDP")
+    return accelerator.distributed_type == DistributedType.FSDP

@@ -4,7 +4,7 @@ import contextlib
 import math
 import random
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ def validate(
     model.train(training)
     names = sorted(sums)
     local = torch.tensor([float(sums[n]) for n in names] + [num_tokens, num_bars], dtype=torch.float64)
-    totals = accelerator.reduce(local.to(accelerator.device), reduction="sum").tolist()
+    totals = sum_over_processes(accelerator, local)
     num_tokens, num_bars = totals[-2:]
     means = {name: total / max(1, num_tokens) for name, total in zip(names, totals)}
     nll = means.pop("loss")
@@ -87,6 +87,11 @@ def validate(
         "bars": int(num_bars),
         **means,
     }
+
+
+def sum_over_processes(accelerator: Accelerator, values: torch.Tensor) -> list[float]:
+    """Return the sum of a vector over all processes, the same on each."""
+    return cast(torch.Tensor, accelerator.reduce(values.to(accelerator.device), reduction="sum")).tolist()
 
 
 @contextlib.contextmanager

@@ -12,30 +12,45 @@ and differ only in how they skip what is invisible:
 Shapes: query `[B, heads, q, head_dim]`, key and value `[B, heads, S + k, head_dim]`, result `[B, q, heads, head_dim]`.
 """
 
+# ruff: noqa: TID251 - siblings are imported relatively: this folder is copied as it is to the Hub
+
+import functools
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.flex_attention import flex_attention as torch_flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
-from .structure_museformer import GatherChunk
+from .structure_museformer import (
+    GatherChunk,
+    content_block_mask,
+    content_chunks,
+    content_mask,
+    summary_chunks,
+    summary_mask,
+)
 
 logger = logging.get_logger(__name__)
 
 BACKENDS = ("auto", "eager", "sdpa", "flex_attention", "bar_gather")
 
-# Rows up to this many tokens are faster with a dense mask. Measured on CPU, see `choose_backend`.
-SHORT_ROW = 512
+# `auto` takes the dense mask up to this many tokens squared. Measured on a CPU, `small` preset: the two back-ends cross
+# at 250 tokens in bf16 training with attention dropout and at 900 in float32 inference.
+SHORT_ROW = 384
 # Queries per gathered tile: longer bars are split, so that a long bar does not widen its neighbours' chunk.
-TILE = 128
+TILE = 192
 # Padded attention weights computed at a time: what fits a CPU cache, and what fills a GPU.
 CHUNK_WEIGHTS = {"cpu": 2**21, "cuda": 2**26}
 
 
-def choose_backend(num_tokens: int) -> str:
-    """Resolve `auto` for rows of `num_tokens` tokens."""
-    backend = "sdpa" if num_tokens <= SHORT_ROW else "bar_gather"
-    logger.info_once(f"Museformer attention: `auto` resolves to `{backend}` for rows of this length.")
+def choose_backend(num_queries: int, num_keys: int) -> str:
+    """Resolve `auto`. `bar_gather` has no padding per bar, so that its work does not depend on the longest bar."""
+    backend = "sdpa" if num_queries * num_keys <= SHORT_ROW**2 else "bar_gather"
+    logger.info_once(f"Museformer attention: `auto` takes `{backend}` for rows of this length.")
     return backend
 
 
@@ -60,6 +75,37 @@ def sdpa_attention(module, query, key, value, mask, *, dropout=0.0, scaling, **k
         weights = (query * scaling @ key.transpose(2, 3)).softmax(-1)
         return (weights @ value).transpose(1, 2), None
     output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    return output.transpose(1, 2), None
+
+
+@functools.cache
+def _compiled_flex_attention():
+    return torch.compile(torch_flex_attention, dynamic=False)
+
+
+def flex_attention(module, query, key, value, mask, *, dropout=0.0, scaling, num_summaries=0, **kwargs):
+    """Block-sparse attention with the mask of `structure_museformer.content_block_mask`.
+
+    Raises:
+        ValueError: attention dropout, which flex_attention does not have, or gradients on a CPU.
+    """
+    if dropout > 0:
+        raise ValueError(
+            f"flex_attention has no dropout: train with attention_dropout=0 instead of {dropout}, "
+            "or choose attn_implementation='bar_gather'"
+        )
+    if query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad:
+        raise ValueError(
+            "flex_attention has no backward pass on a CPU: run under torch.no_grad(), "
+            "or choose attn_implementation='bar_gather'"
+        )
+    spare = mask.seq_lengths[1] - key.shape[2]
+    if spare:  # summaries fill whole blocks
+        pad = key.new_zeros(*key.shape[:2], spare, key.shape[3])
+        key = torch.cat([key[:, :, :num_summaries], pad, key[:, :, num_summaries:]], 2)
+        value = torch.cat([value[:, :, :num_summaries], pad, value[:, :, num_summaries:]], 2)
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    output = _compiled_flex_attention()(query, key, value, block_mask=mask, scale=scaling)
     return output.transpose(1, 2), None
 
 
@@ -106,7 +152,7 @@ class _GatheredAttention(torch.autograd.Function):
                 k, v = (_heads(t, chunk.keys, c, K, num_heads) for t in (key, value))
                 weights = _weights(q, k, chunk, num_heads)
                 if dropout > 0:
-                    weights.masked_fill_(dropped(weights.shape, dropout, weights.device, generator), 0)
+                    weights.mul_(keep_mask(weights.shape, dropout, weights.dtype, weights.device, generator))
                 result = torch.bmm(weights, v)
                 if dropout > 0:
                     result *= 1 / (1 - dropout)
@@ -122,22 +168,23 @@ class _GatheredAttention(torch.autograd.Function):
         grad_key, grad_value = (t.new_zeros(t.shape, dtype=precision) for t in (key, value))
         grad_output = F.pad(grad_output, (0, 0, 0, 1))
         generator = _generator(query.device, dropout, seed)
+        scale = 1 / (1 - dropout)
         with torch.autocast(query.device.type, enabled=False):
             for chunk in chunks:
                 c, T, K = chunk.shape
                 q = _heads(query, chunk.query_read, c, T, num_heads) * scaling
                 k, v = (_heads(t, chunk.keys, c, K, num_heads) for t in (key, value))
-                g = _heads(grad_output, chunk.query_write, c, T, num_heads)
+                g = _heads(grad_output, chunk.query_write, c, T, num_heads) * scale
                 weights = _weights(q, k, chunk, num_heads)
                 grad_weights = torch.bmm(g, v.transpose(1, 2))
                 if dropout > 0:
-                    drop = dropped(weights.shape, dropout, weights.device, generator)
-                    g = g * (1 / (1 - dropout))
-                    grad_weights = grad_weights.masked_fill_(drop, 0).mul_(1 / (1 - dropout))
-                    kept = weights.masked_fill(drop, 0)
+                    mask = keep_mask(weights.shape, dropout, weights.dtype, weights.device, generator)
+                    grad_weights = grad_weights.mul_(mask)
+                    kept = mask.mul_(weights)
                 else:
                     kept = weights
-                grad_value.index_add_(0, chunk.keys, _rows(torch.bmm(kept.transpose(1, 2), g), c, K, num_heads, precision))
+                grad_v = torch.bmm(kept.transpose(1, 2), g)
+                grad_value.index_add_(0, chunk.keys, _rows(grad_v, c, K, num_heads, precision))
                 grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
                 grad_q = torch.bmm(grad_scores, k) * scaling
                 grad_query.index_copy_(0, chunk.query_write, _rows(grad_q, c, T, num_heads))
@@ -171,50 +218,102 @@ def _generator(device, dropout, seed):
     return torch.Generator(device).manual_seed(seed) if dropout > 0 else None
 
 
-def dropped(shape, probability: float, device, generator=None) -> torch.Tensor:
-    """Boolean tensor, true with `probability`.
+def keep_mask(shape, probability: float, dtype, device, generator=None) -> torch.Tensor:
+    """Random 0 (with `probability`) and 1 to multiply with.
 
     On a CPU one 64-bit draw serves eight elements, which is several times faster than `bernoulli_`: each byte is
     compared with a threshold that itself is rounded at random, so that every element has the exact probability.
     """
-    device = torch.device(device)
-    if device.type != "cpu":
-        return torch.empty(shape, dtype=torch.bool, device=device).bernoulli_(probability, generator=generator)
-    size = torch.Size(shape)
-    words = torch.empty((size.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    threshold = int(256 * probability + torch.rand((), generator=generator).item())
-    return (words.view(torch.uint8)[: size.numel()] < threshold).view(size)
+    mask = torch.empty(shape, dtype=dtype, device=device)
+    if mask.device.type != "cpu":
+        return mask.bernoulli_(1 - probability, generator=generator)
+    words = torch.empty((mask.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    threshold = min(int(256 * probability + torch.rand((), generator=generator).item()), 255)
+    return torch.ge(words.view(torch.uint8)[: mask.numel()].view(mask.shape), threshold, out=mask)
 
 
-def dropout(x: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
-    """Inverted dropout with the masks of `dropped`."""
-    if not training or probability == 0:
-        return x
-    if x.device.type != "cpu":
-        return F.dropout(x, probability, training)
-    keep = (~dropped(x.shape, probability, x.device)).to(x.dtype).mul_(1 / (1 - probability))
-    return x * keep
+def dropout(states: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
+    """Inverted dropout."""
+    if not training or probability == 0 or states.device.type != "cpu":
+        return F.dropout(states, probability, training)
+    return states * keep_mask(states.shape, probability, states.dtype, states.device) * (1 / (1 - probability))
 
 
-# Registered in both tables: with the first alone transformers would silently drop the mask of a model that builds it there.
+def add_residual(states: torch.Tensor, update: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
+    """`states + dropout(update)`."""
+    if not training or probability == 0 or states.device.type != "cpu":
+        return states + F.dropout(update, probability, training)
+    mask = keep_mask(update.shape, probability, update.dtype, update.device)
+    return torch.add(states, update * mask, alpha=1 / (1 - probability))
+
+
+# In both tables: with the first alone transformers would silently drop the mask of a model that builds it there.
 AttentionInterface.register("bar_gather", bar_gather_attention)
 AttentionMaskInterface.register("bar_gather", sdpa_mask)
 
 ATTENTION_FUNCTIONS = AttentionInterface()  # local overrides of the global names
 ATTENTION_FUNCTIONS["sdpa"] = sdpa_attention
+ATTENTION_FUNCTIONS["flex_attention"] = flex_attention
 ATTENTION_FUNCTIONS["bar_gather"] = bar_gather_attention
+
+
+@dataclass
+class AttentionPlan:
+    """What every layer of one forward pass needs to know about visibility; built once, shared by all layers."""
+
+    backend: str
+    content_mask: torch.Tensor | BlockMask | None = None
+    summary_mask: torch.Tensor | None = None
+    content_chunks: list[GatherChunk] | None = None
+    summary_chunks: list[GatherChunk] | None = None
+    padding: torch.Tensor | None = None
+    is_step: bool = False  # one token per row inside a bar: the cache knows what is visible
+
+
+def make_plan(config, query_bars, key_bars, key_eos, column_bars, summary_bars) -> AttentionPlan:
+    """Choose the back-end and prepare its masks or key lists; the arguments are those of `structure_museformer`."""
+    q, k = query_bars.shape[1], key_bars.shape[1]
+    backend = config._attn_implementation
+    if backend == "auto":
+        backend = choose_backend(q, k)
+    elif backend == "flex_attention" and k > q:
+        backend = "sdpa"  # a few tokens after stored ones: every length would be compiled anew
+    plan = AttentionPlan(backend)
+    budget = chunk_budget(query_bars.device, config.num_attention_heads)
+    if backend == "eager":
+        plan.summary_mask = summary_mask(column_bars, key_bars, key_eos)
+    elif column_bars.shape[1]:
+        plan.summary_chunks = summary_chunks(column_bars, key_bars, key_eos, budget=budget)
+    if backend == "bar_gather":
+        plan.content_chunks = content_chunks(config, query_bars, key_bars, summary_bars, tile=TILE, budget=budget)
+        padding = query_bars < 0
+        plan.padding = padding if bool(padding.any()) else None
+    elif backend == "flex_attention":
+        plan.content_mask = content_block_mask(config, query_bars, key_bars, summary_bars)
+    else:
+        plan.content_mask = content_mask(config, query_bars, key_bars, summary_bars)
+    return plan
+
+
+def step_plan(config) -> AttentionPlan:
+    """For one token per row inside a bar, where all back-ends are one dense product over the visible keys."""
+    return AttentionPlan("eager" if config._attn_implementation == "eager" else "sdpa", is_step=True)
 
 
 __all__ = [
     "ATTENTION_FUNCTIONS",
     "BACKENDS",
-    "TILE",
+    "AttentionPlan",
+    "add_residual",
     "bar_gather_attention",
     "choose_backend",
     "chunk_budget",
     "dropout",
-    "dropped",
     "eager_attention",
+    "flex_attention",
     "gathered_attention",
+    "keep_mask",
+    "make_plan",
     "sdpa_attention",
+    "step_plan",
 ]

@@ -13,6 +13,8 @@ bar can see are marked dead and squeezed out when a quarter is dead. Buffers gro
 Legend: B rows, d hidden size, m slots, c finished bars, L visible rows, h heads.
 """
 
+# ruff: noqa: TID251 - siblings are imported relatively: this folder is copied as it is to the Hub
+
 import torch
 from transformers.cache_utils import Cache
 
@@ -82,7 +84,7 @@ class MuseformerCache(Cache):
         if self.state is None:
             return
         beam_idx = beam_idx.to(self.state.bar.device)
-        if len(beam_idx) == self.batch_size and bool((beam_idx == torch.arange(len(beam_idx), device=beam_idx.device)).all()):
+        if torch.equal(beam_idx, torch.arange(self.batch_size, device=beam_idx.device)):
             return
         self._map(lambda t: t.index_select(0, beam_idx))
 

@@ -111,7 +111,7 @@ class MuseformerConfig(PreTrainedConfig):
             raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
         names = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(overrides) - names):
-            raise ValueError(f"overrides {unknown} are not fields of {cls.__name__}; fields: {', '.join(sorted(names))}")
+            raise ValueError(f"overrides {unknown} are not among the fields: {', '.join(sorted(names))}")
         return cls(**{**PRESETS[name], **overrides})
 
     @property
@@ -157,7 +157,9 @@ class MuseformerConfig(PreTrainedConfig):
             raise ValueError(f"fine_offsets={offsets} must be positive, increasing and without repetition")
 
     def validate_token_ids(self):
-        single = {name: getattr(self, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id", "bar_token_id")}
+        single = {
+            name: getattr(self, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id", "bar_token_id")
+        }
         positions = range(self.position_token_start, self.position_token_start + self.num_positions)
         for name, value in single.items():
             if not 0 <= value < self.vocab_size:
@@ -168,7 +170,7 @@ class MuseformerConfig(PreTrainedConfig):
             raise ValueError(f"special token ids must differ: {single}")
         if positions.start < 0 or positions.stop > self.vocab_size:
             raise ValueError(
-                f"the Position range [{positions.start}, {positions.stop}) must lie in [0, vocab_size={self.vocab_size})"
+                f"the Position range [{positions.start}, {positions.stop}) exceeds [0, vocab_size={self.vocab_size})"
             )
 
 

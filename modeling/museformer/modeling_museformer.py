@@ -15,8 +15,9 @@ Every content position is causal, BOS included, and no summary is visible inside
 Legend: B rows, n tokens, s summary columns, d hidden size, h heads.
 """
 
+# ruff: noqa: TID251 - siblings are imported relatively: this folder is copied as it is to the Hub
+
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -32,25 +33,17 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention_museformer import ATTENTION_FUNCTIONS as ALL_ATTENTION_FUNCTIONS
 from .attention_museformer import (
     BACKENDS,
-    TILE,
-    choose_backend,
-    chunk_budget,
+    AttentionPlan,
+    add_residual,
     dropout,
     eager_attention,
     gathered_attention,
+    make_plan,
+    step_plan,
 )
 from .cache_museformer import MuseformerCache
 from .configuration_museformer import MuseformerConfig
-from .structure_museformer import (
-    GatherChunk,
-    Segments,
-    SegmentState,
-    content_chunks,
-    content_mask,
-    derive_segments,
-    summary_chunks,
-    summary_mask,
-)
+from .structure_museformer import Segments, derive_segments
 
 
 def sinusoid(index: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
@@ -60,19 +53,6 @@ def sinusoid(index: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor
     steps = torch.arange(half, dtype=precision, device=index.device)
     angle = index[..., None].to(precision) * torch.exp(steps * (-math.log(10000) / (half - 1)))
     return (torch.cat([angle.sin(), angle.cos()], -1) * (index > 0)[..., None]).to(dtype)
-
-
-@dataclass
-class AttentionPlan:
-    """What every layer of one forward pass needs to know about visibility; built once, shared by all layers."""
-
-    backend: str
-    content_mask: torch.Tensor | None = None
-    summary_mask: torch.Tensor | None = None
-    content_chunks: list[GatherChunk] | None = None
-    summary_chunks: list[GatherChunk] | None = None
-    padding: torch.Tensor | None = None
-    is_step: bool = False  # one token per row inside a bar: the cache knows what is visible
 
 
 class MuseformerAttention(nn.Module):
@@ -104,7 +84,9 @@ class MuseformerAttention(nn.Module):
             mask = past_key_values.step_mask
             if mask is None and plan.backend == "eager":
                 mask = torch.ones((), dtype=torch.bool, device=query.device)
-            output, weights = attend(self, query, key.to(query.dtype), value.to(query.dtype), mask, scaling=self.scaling)
+            output, weights = attend(
+                self, query, key.to(query.dtype), value.to(query.dtype), mask, scaling=self.scaling
+            )
             return self.out_proj(output.flatten(2)), weights, None
 
         if past_key_values is not None:
@@ -127,6 +109,7 @@ class MuseformerAttention(nn.Module):
             dropout=probability,
             scaling=self.scaling,
             chunks=plan.content_chunks,
+            num_summaries=0 if second is None else second.shape[1],
             padding=plan.padding,
         )
         output = self.out_proj(output.flatten(2))
@@ -187,16 +170,16 @@ class MuseformerLayer(GradientCheckpointingLayer):
         new_content, _, new_summary = self.attention(
             self.attention_norm(content), normed, plan, past_key_values=past_key_values
         )
-        content = self._feed_forward(content + self._dropout(new_content))
+        content = self._feed_forward(self._add(content, new_content))
         if summary is not None and not self.is_last:  # nothing reads the summaries after the last layer
-            summary = self._feed_forward(summary + self._dropout(new_summary))
+            summary = self._feed_forward(self._add(summary, new_summary))
         return content, summary
 
-    def _dropout(self, states):
-        return dropout(states, self.dropout, self.training)
-
     def _feed_forward(self, states):
-        return states + self._dropout(self.feed_forward(self.feed_forward_norm(states)))
+        return self._add(states, self.feed_forward(self.feed_forward_norm(states)))
+
+    def _add(self, states, update):
+        return add_residual(states, update, self.dropout, self.training)
 
 
 class MuseformerPreTrainedModel(PreTrainedModel):
@@ -312,10 +295,10 @@ class MuseformerModel(MuseformerPreTrainedModel):
             starts_bar, *presence = torch.stack([started.any(), present.any(), present.all()]).tolist()
         if not starts_bar:
             cache.begin_step(segments.bar_ids[:, 0], segments.is_eos[:, 0], segments.state, *presence)
-            summary, plan = None, self._step_plan()
+            summary, plan = None, step_plan(self.config)
         else:
             key_bars, key_eos, column_bars, summary_bars = self._layout(segments, cache)
-            plan = self._plan(segments.bar_ids, key_bars, key_eos, column_bars, summary_bars)
+            plan = make_plan(self.config, segments.bar_ids, key_bars, key_eos, column_bars, summary_bars)
             summary = self._embed_summaries(column_bars, bar_offset) if column_bars.shape[1] else None
         for layer in self.layers:
             content, summary = layer(content, summary, plan, past_key_values=cache)
@@ -366,16 +349,16 @@ class MuseformerModel(MuseformerPreTrainedModel):
         bar = self._bar_sinusoid(segments.bar_ids, bar_offset, embeds.dtype)
         beat = self._table(segments.beat_ids, self.config.beat_embedding_size, embeds.dtype)
         content = self.content_projection(torch.cat([embeds, bar, beat], -1))
-        return dropout(content, self.config.dropout, self.training).to(embeds.dtype)
+        return dropout(content.to(embeds.dtype), self.config.dropout, self.training)
 
     def _embed_summaries(self, column_bars, bar_offset):
         embeds = self.embed_summary((column_bars >= 1).long()) * math.sqrt(self.config.hidden_size)
         bar = self._bar_sinusoid(column_bars, bar_offset, embeds.dtype)
         summary = self.summary_projection(torch.cat([embeds, bar], -1))
-        return dropout(summary, self.config.dropout, self.training).to(embeds.dtype)
+        return dropout(summary.to(embeds.dtype), self.config.dropout, self.training)
 
     def _layout(self, segments: Segments, cache: MuseformerCache | None):
-        """Bars of all keys `[B, k]`, their EOS flags, bars of the new columns `[B, s]` and of all summaries `[B, S]`."""
+        """Bars and EOS flags of all keys `[B, k]`, bars of the new columns `[B, s]` and of all summaries `[B, S]`."""
         bars = segments.bar_ids
         if cache is None:
             last, first, closed = bars.amax(1).clamp(min=0), 0, bars[:, :0]
@@ -391,28 +374,6 @@ class MuseformerModel(MuseformerPreTrainedModel):
             columns = columns + first[:, None]
         columns = torch.where(columns <= last[:, None], columns, 0)
         return key_bars, key_eos, columns, torch.cat([closed, columns], 1)
-
-    def _plan(self, query_bars, key_bars, key_eos, column_bars, summary_bars) -> AttentionPlan:
-        config, q = self.config, query_bars.shape[1]
-        backend = config._attn_implementation
-        if backend == "auto":
-            backend = choose_backend(key_bars.shape[1])
-        plan = AttentionPlan(backend)
-        budget = chunk_budget(query_bars.device, config.num_attention_heads)
-        if backend == "eager":
-            plan.summary_mask = summary_mask(column_bars, key_bars, key_eos)
-        elif column_bars.shape[1]:
-            plan.summary_chunks = summary_chunks(column_bars, key_bars, key_eos, budget=budget)
-        if backend == "bar_gather":
-            plan.content_chunks = content_chunks(config, query_bars, key_bars, summary_bars, tile=TILE, budget=budget)
-            padding = query_bars < 0
-            plan.padding = padding if bool(padding.any()) else None
-        else:
-            plan.content_mask = content_mask(config, query_bars, key_bars, summary_bars)
-        return plan
-
-    def _step_plan(self) -> AttentionPlan:
-        return AttentionPlan("eager" if self.config._attn_implementation == "eager" else "sdpa", is_step=True)
 
 
 class MuseformerForCausalLM(MuseformerPreTrainedModel, GenerationMixin):

@@ -18,6 +18,9 @@ bar numbers carry -1 for an absent token and 0 for an absent summary.
 from typing import NamedTuple
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
+
+FLEX_BLOCK = 128  # summaries and contents start at block boundaries
 
 
 class SegmentState(NamedTuple):
@@ -106,6 +109,60 @@ def summary_mask(column_bars, key_bars, key_eos) -> torch.Tensor:
     columns = column_bars[:, :, None]
     own = (columns == key_bars[:, None]) & (columns >= 1) & ~key_eos[:, None]
     return torch.cat([itself, own], 2)[:, None]
+
+
+def content_block_mask(config, query_bars, key_bars, summary_bars):
+    """Visibility of step C for flex_attention, keys laid out as [summaries, padded to whole blocks | contents].
+
+    Which blocks are active follows from the first and last bar of every block and a summed-area table of the rule at
+    bar level, never from an n x n tensor. Active blocks apply the exact rule again.
+    """
+    q, k = query_bars.shape[1], key_bars.shape[1]
+    device, block = query_bars.device, FLEX_BLOCK
+    none = int(key_bars.max().clamp(min=0)) + 1
+    fine, coarse = fine_and_coarse(config, none, device)
+
+    def blocks(bars, absent):
+        """Bars padded to whole blocks with `none`, and the first and last bar (-1 if empty) of every block."""
+        bars = torch.where(bars < absent, none, bars)
+        bars = torch.nn.functional.pad(bars, (0, -bars.shape[1] % block), value=none)
+        split = bars.unflatten(1, (-1, block))
+        return bars, split.amin(2).clamp(max=none - 1), split.masked_fill(split == none, -1).amax(2)
+
+    query, query_low, query_high = blocks(query_bars, 0)
+    key, key_low, key_high = blocks(key_bars, 0)
+    summary, summary_low, summary_high = blocks(summary_bars, 1)
+    first_content, offset = summary.shape[1], k - q
+
+    def any_visible(rule, low, high):
+        area = torch.nn.functional.pad(rule[:none, :none].long().cumsum(0).cumsum(1), (1, 0, 1, 0))
+        top, bottom, left, right = query_low[:, :, None], query_high[:, :, None] + 1, low[:, None], high[:, None] + 1
+        count = area[bottom, right] - area[top, right] - area[bottom, left] + area[top, left]
+        return (bottom > top) & (right > left) & (count > 0)
+
+    starts = torch.arange(0, query.shape[1], block, device=device)[:, None] + offset
+    key_starts = torch.arange(0, key.shape[1], block, device=device)
+    causal = key_starts < starts + block
+    diagonal = causal & (key_starts + block > starts)  # where padding sees itself
+    active = torch.cat(
+        [any_visible(coarse, summary_low, summary_high), any_visible(fine, key_low, key_high) & causal | diagonal], 2
+    )
+    counts = active.sum(2, dtype=torch.int32)[:, None]
+    indices = active.to(torch.uint8).argsort(dim=2, descending=True, stable=True).to(torch.int32)[:, None]
+
+    def rule(b, h, q_idx, kv_idx):
+        query_bar = query[b, q_idx]
+        place = (kv_idx - first_content).clamp(min=0)
+        content = fine[query_bar, key[b, place]] & (place <= q_idx + offset)
+        itself = (query_bar == none) & (place == q_idx + offset)
+        if first_content == 0:
+            return content | itself
+        seen = coarse[query_bar, summary[b, kv_idx.clamp(max=first_content - 1)]]
+        return torch.where(kv_idx < first_content, seen, content | itself)
+
+    return BlockMask.from_kv_blocks(
+        counts, indices, BLOCK_SIZE=block, mask_mod=rule, seq_lengths=(q, first_content + k)
+    )
 
 
 class GatherChunk(NamedTuple):
@@ -275,6 +332,7 @@ __all__ = [
     "GatherChunk",
     "SegmentState",
     "Segments",
+    "content_block_mask",
     "content_chunks",
     "content_mask",
     "derive_segments",

@@ -50,6 +50,16 @@ def test_bars_instruments_and_tempo_hold_for_any_weights(generator):
         assert abs(piece.measured()["tempo"] - 120) < 5
 
 
+def test_an_instrument_the_model_would_leave_out_enters_in_time(generator):
+    families = {"piano": 0, "bass": 32, "organ": 16, "drums": -1}
+    for piece in generator.generate(instruments=list(families), bars=8, num_outputs=2, seed=0):
+        first_heard = {}
+        for program, onset, *_ in sorted(notes_of(piece.score), key=lambda note: note[1]):
+            first_heard.setdefault(program - program % 8 if program >= 0 else -1, onset)
+        assert set(first_heard) == set(families.values())
+        assert max(first_heard.values()) < 4 * 48
+
+
 def test_same_seed_same_notes_and_another_seed_others(generator):
     first, again, other = (generator.generate(bars=2, seed=seed)[0].ids for seed in (3, 3, 4))
     assert first == again

@@ -1,4 +1,4 @@
-"""Bad input: each case by its own error class and message; a batch goes on; mutated files end in an error or in music."""
+"""Bad input: each case by its own error class and message; a batch goes on; mutated files do no harm."""
 
 import json
 import pickle

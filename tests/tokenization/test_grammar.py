@@ -1,5 +1,7 @@
 """The grammar: its rules one by one, and that real encodings satisfy it."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ LEGAL = [
 ILLEGAL = [  # text, place of the first illegal token, words of the message
     ("UNK_None", 0, "BOS_None; Bar_None"),
     ("PAD_None BOS_None PAD_None", 2, "Bar_None"),
-    ("BOS_None EOS_None", 1, "Genre_Jazz"),
+    ("BOS_None EOS_None", 1, "Genre_Jazz .. Genre_New-Age (4 tokens)"),
     ("BOS_None Position_0", 1, "Bar_None"),
     ("BOS_None Key_A-minor Genre_Jazz", 2, "TempoBin_0"),
     ("BOS_None Genre_Jazz Genre_Pop", 2, "Artist_Scott-Joplin"),
@@ -70,7 +72,9 @@ def test_illegal(processor, text, place, words):
 
 def test_metres(processors):
     processor = processors["metres"]
-    processor.validate(ids_of(processor, "Bar_None TimeSig_3/8 Position_35 Tempo_24.0 Bar_None TimeSig_12/8 Position_143"))
+    processor.validate(
+        ids_of(processor, "Bar_None TimeSig_3/8 Position_35 Tempo_24.0 Bar_None TimeSig_12/8 Position_143")
+    )
     for text, place in (
         ("BOS_None Bar_None Position_0", 2),
         ("BOS_None Bar_None EOS_None", 2),
@@ -94,7 +98,9 @@ def test_completeness_and_foreign_ids(processor):
 def test_table_covers_every_type():
     for table in (TRANSITIONS, TRANSITIONS_WITH_METRES):
         reachable = {kind for kinds in table.values() for kind in kinds}
-        without = {TokenType.UNK} | (set() if TokenType.TIME_SIGNATURE in table[TokenType.BAR] else {TokenType.TIME_SIGNATURE})
+        without = {TokenType.UNK} | (
+            set() if TokenType.TIME_SIGNATURE in table[TokenType.BAR] else {TokenType.TIME_SIGNATURE}
+        )
         assert reachable == set(TokenType) - without
         assert all(table[kind] for kind in reachable - {TokenType.PAD})
     assert set(RULES) <= set(TokenType)
@@ -107,13 +113,12 @@ def test_every_prefix_of_a_random_sequence_can_go_on(any_processor):
         for token in ids:
             legal = grammar.legal_ids(state)
             assert token in legal
-            assert legal == [other for kind in grammar.transitions[state.phase] for other in legal
-                             if grammar.types[other] == kind]  # fmt: skip
+            assert all(grammar.types[other] in grammar.transitions[state.phase] for other in legal)
             grammar.advance(state, token)
         assert grammar.legal_ids(state) == [any_processor.pad_token_id]
 
 
-def test_stricter_than_miditoks_type_graph(processor, midi_files):
+def test_stricter_than_miditoks_type_graph(processor):
     """What the grammar accepts, MidiTok's own type check accepts, too."""
     miditok, rng = processor.make_miditok(), np.random.default_rng(3)
     for _ in range(20):
@@ -122,7 +127,7 @@ def test_stricter_than_miditoks_type_graph(processor, midi_files):
         tokens = [processor.vocabulary.tokens[token] for token in body]
         types = [token.partition("_")[0] for token in tokens]
         graph = miditok.tokens_types_graph
-        assert all(after in graph[before] for before, after in zip(types, types[1:]) if before != after or before == "Bar")
+        assert all(after in graph[before] for before, after in itertools.pairwise(types))
 
 
 def test_grammar_of_a_processor_or_a_vocabulary(processor):

@@ -1,12 +1,13 @@
 """Round trips: ids against MidiTok, notes and ids there and back, through written bytes, on written and real files."""
 
+import time
 import warnings
 
 import numpy as np
 import pytest
 from symusic import Note, Score, Tempo, TimeSignature, Track
 
-from partimento.tokenization import DroppedTracksWarning, EmptyMidiError, MidiError
+from partimento.tokenization import DroppedTracksWarning, EmptyMidiError, NoProgramLeftError, TimeSignatureError
 
 NO_LIMIT = {"max_bars": 10**6, "max_tokens": 10**7}
 
@@ -66,8 +67,8 @@ def test_real_files(processors, sample_files, preset):
                 warnings.simplefilter("ignore", DroppedTracksWarning)
                 check_round_trip(processor, miditok, file)
             passed += 1
-        except MidiError as error:
-            assert "time signature" in error.reason or "no note is left" in error.reason
+        except (TimeSignatureError, NoProgramLeftError):
+            pass  # outside this preset; everything else must pass
     assert passed == wanted
 
 
@@ -149,6 +150,7 @@ def test_saved_midi_is_complete_and_alone(processor, midi_files, tmp_path):
     path = processor.save_midi([0, 0, *ids, 0], tmp_path / "out" / "piece.mid")
     assert [file.name for file in path.parent.iterdir()] == ["piece.mid"]
     assert processor.encode(path, conditions="measured") == ids
+    assert Score(path).ticks_per_quarter == 480
 
 
 def test_decode_ignores_what_is_no_music(processor, midi_files):
@@ -201,3 +203,16 @@ def test_batch_call_pads_left(processor, midi_files):
     for ids, mask, row in zip(batch["input_ids"], batch["attention_mask"], rows):
         assert ids[mask.bool()].tolist() == row
         assert ids[-1] == processor.eos_token_id
+
+
+def test_speed_on_real_files(processor, train_open_dir):
+    """At least 60 files of about 1,500 notes per second on one core, reading included; decoding likewise."""
+    files = sorted((train_open_dir / "midi" / "openband").rglob("*.mid"))[::25]
+    begin = time.perf_counter()
+    encoded, errors = processor.encode_batch(files, conditions="measured", max_bars=10**4)
+    middle = time.perf_counter()
+    notes = sum(processor.decode(ids).note_num() for ids in encoded.values())
+    assert not errors
+    assert notes / len(files) > 1000
+    assert len(files) / (middle - begin) > 60
+    assert len(files) / (time.perf_counter() - middle) > 60

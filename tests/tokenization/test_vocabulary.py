@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from miditok import TokenizerConfig
-from transformers import AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer
 
 from partimento.tokenization import MidiProcessor
 from partimento.tokenization.vocabulary import SPECIAL_TOKENS, TokenType
@@ -68,8 +68,12 @@ def test_save_and_reload_without_remote_code(any_processor, tmp_path):
     assert loaded.miditok_json == any_processor.miditok_json
     assert tokenizer.get_vocab() == any_processor.tokenizer.get_vocab()
     assert tokenizer.padding_side == "left"
-    assert [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id] == [0, 1, 2, 3]
+    special = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    assert special == (0, 1, 2, 3)
     loaded.make_miditok()
+    automatic = AutoProcessor.from_pretrained(tmp_path)
+    assert type(automatic) is MidiProcessor
+    assert automatic.miditok_json == any_processor.miditok_json
 
 
 def test_autotokenizer_in_a_process_without_this_package(processor, tmp_path):

@@ -263,6 +263,22 @@ def test_rows_are_usable(tmp_path):
     assert "Metal" not in dropped["genres"]
 
 
+def test_a_given_processor_keeps_its_vocabulary(tmp_path):
+    folder = write_songs(tmp_path / "in", {"song": band(1)})
+    (folder / "metadata.csv").write_text("file,genre,mood\nsong.mid,jazz,sad\n")
+    MidiProcessor.from_preset("multitrack", genres=["Jazz", "Blues"]).save_pretrained(tmp_path / "processor")
+    given = MidiProcessor.from_pretrained(tmp_path / "processor")
+    report = build_corpus(job([folder], tmp_path / "out", processor=tmp_path / "processor"), *settings("open"))
+    assert report["vocab_hash"] == given.vocab_hash
+    (row,) = rows(tmp_path / "out")
+    assert given.parse_conditions(row["input_ids"])["genre"] == "Jazz"
+    assert row["mood"] == "sad"
+    with pytest.raises(ValueError, match="preset"):
+        build_corpus(
+            job([folder], tmp_path / "other", processor=tmp_path / "processor"), *settings("open", preset="metres")
+        )
+
+
 def test_datasets_reads_both_configurations(every_rule, tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

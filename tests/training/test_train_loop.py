@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForCausalLM
 
+from partimento.tokenization import MidiProcessor
 from partimento.training import checkpointing, train
 from partimento.training.arguments import load_arguments
 from partimento.training.checkpointing import list_checkpoints, verify_checkpoint
@@ -22,6 +23,7 @@ from partimento.training.run_setup import make_accelerator, make_loop
 from partimento.training.schedules import learning_rate
 from partimento.training.token_corpus import cut_crop, draw_crops
 from partimento.training.token_data import collate
+from partimento.training.training_loop import NonFiniteError
 from partimento.training.validation import ForwardCall
 
 PNG = b"\x89PNG"
@@ -68,11 +70,11 @@ def test_ten_updates_learn_and_leave_a_complete_folder(recipe, run_training, log
     assert (output / "latest").read_text(encoding="utf-8") == "step-10\n"
     run = facts_of(output / "run.json")
     assert {"commit", "libraries", "data_hash", "vocab_hash", "command"} <= set(run)
-    assert run["libraries"]["torch"] == torch.__version__.partition("+")[0] or run["libraries"]["torch"]
+    assert run["libraries"]["torch"]
     assert "10 updates" in capsys.readouterr().out
 
     model = AutoModelForCausalLM.from_pretrained(output / "best")
-    processor = AutoProcessor.from_pretrained(output / "best")
+    processor = MidiProcessor.from_pretrained(output / "best")
     assert processor.vocab_hash == run["vocab_hash"]
     assert model.generation_config.eos_token_id == processor.eos_token_id
     assert (model.generation_config.do_sample, model.generation_config.top_k) == (True, 8)
@@ -192,6 +194,49 @@ def test_updates_above_the_norm_limit_are_dropped(make_test_loop):
     assert all(p.grad is None for p in loop.plain_model.parameters())
 
 
+def test_scaler_skips_are_counted_and_fatal_only_in_a_row(make_test_loop):
+    class Scaler:
+        def update(self):
+            raise AssertionError("the optimiser wrapper updates the scale")
+
+    loop = make_test_loop(train__max_scaler_skips=3)
+    loop.accelerator.scaler = Scaler()
+    batches = next(iter(loop.data.epoch(0)))
+    for _ in range(2):
+        for _ in range(3):
+            loop.apply(batches, loss=1.0, norm=math.inf)
+        loop.apply(batches, loss=1.0, norm=1.0)
+    assert loop.state.skipped_updates == 6
+    loop.accelerator.scaler = None
+    with pytest.raises(NonFiniteError, match="gradient norm inf"):
+        loop.apply(batches, loss=1.0, norm=math.inf)
+
+
+def test_gradient_checkpointing_changes_nothing(make_test_loop):
+    results = []
+    for name in ("plain", "checkpointed"):
+        loop = make_test_loop(name, model__gradient_checkpointing=name == "checkpointed", model__config__dropout=0.0)
+        loop.update(next(iter(loop.data.epoch(0))))
+        results.append((loop.state.window["sum_loss"], loop.state.window["norm"]))
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+
+
+def test_a_run_can_start_from_the_weights_of_another(recipe, run_training, logged):
+    assert run_training(recipe("first")) == 0
+    best = output_of(recipe("first")) / "best"
+    second = recipe("second", model={"init_from": str(best)}, train__max_updates=1)
+    assert run_training(second) == 0
+    end = [e for e in logged(output_of(recipe("first"))) if e["kind"] == "validation" and e["best"]][-1]
+    assert logged(output_of(second))[0]["nll"] == pytest.approx(end["nll"], rel=1e-6)
+
+
+def test_tensorboard_is_fed_beside_the_log(recipe, run_training):
+    pytest.importorskip("tensorboard")
+    config = recipe(train__report_to=["tensorboard"], train__max_updates=2)
+    assert run_training(config) == 0
+    assert list(output_of(config).rglob("events.out.tfevents*"))
+
+
 def test_weight_decay_groups(make_test_loop):
     loop = make_test_loop()
     decayed, free = loop.optimizer.param_groups
@@ -284,8 +329,6 @@ def test_curves_are_drawn_from_the_log_alone(tmp_path, capsys):
     assert "no training" in capsys.readouterr().err
 
 
-# -- resume -------------------------------------------------------------------------------------------------------------
-
 KILL_IN_UPDATE = """
 import os, signal
 from partimento.training import train, training_loop
@@ -300,6 +343,7 @@ train.main(["--config", {config!r}])
 
 KILL_IN_CHECKPOINT = """
 import os, signal
+from partimento.tokenization import MidiProcessor
 from partimento.training import checkpointing, train
 write_manifest = checkpointing.write_manifest
 def killed(folder, facts):
