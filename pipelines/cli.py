@@ -52,7 +52,9 @@ def make_parser() -> argparse.ArgumentParser:
     proceed.add_argument("midi", type=Path, help="the beginning, a .mid file in 4/4")
     proceed.add_argument("--bars", type=int, default=8, help="how many bars to add (default 8)")
     proceed.add_argument("--genre", help="genre of the continuation")
-    proceed.add_argument("--instruments", type=_names, metavar="A,B,...", help="families of the new bars (default: as in the file)")
+    proceed.add_argument(
+        "--instruments", type=_names, metavar="A,B,...", help="families of the new bars (default: the file's)"
+    )
     _add_sampling(proceed)
 
     info = commands.add_parser("info", help="tell what a MIDI file or a model is")
@@ -71,11 +73,11 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     output.add_argument("-q", "--quiet", action="store_true", help="print nothing but the written files")
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--seed", type=int, help="the same seed gives the same notes (default: random, and printed)")
-    sampling.add_argument("--temperature", type=float, default=1.0, help="below 1 safer, above 1 wilder, 0 greedy (default 1)")
+    sampling.add_argument("--temperature", type=float, default=1.0, help="above 1 wilder, below 1 safer, 0 greedy")
     sampling.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens (default 0: all)")
-    sampling.add_argument("--top-p", type=float, default=0.95, help="keep the likeliest tokens of this mass (default 0.95)")
+    sampling.add_argument("--top-p", type=float, default=0.95, help="keep the likeliest of this mass (default 0.95)")
     sampling.add_argument("--model", default=DEFAULT_MODEL, help=(
-        f"model folder, embedded checkpoint or Hub id (default {DEFAULT_MODEL}); embedded ones need no network"))  # fmt: skip
+        f"model folder, embedded checkpoint or Hub id (default {DEFAULT_MODEL}, which needs no network)"))  # fmt: skip
     sampling.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
 
 
@@ -84,7 +86,7 @@ def _names(text: str) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status (0 done, 1 refused with a message, 130 interrupted before anything was done)."""
+    """Entry point; the exit status is 0, 1 when the request was refused, 130 when stopped before a bar was done."""
     options = make_parser().parse_args(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
@@ -144,7 +146,7 @@ def _numbered(path: Path, number: int, total: int) -> Path:
 
 
 def _summary(piece) -> str:
-    from partimento.pipelines.general_midi import program_name
+    from partimento.tokenization.general_midi import program_name
 
     names = [program_name(-1 if t.is_drum else t.program) for t in piece.score.tracks if len(t.notes)]
     measured = piece.measured()

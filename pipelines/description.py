@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from partimento.pipelines.general_midi import program_name
 from partimento.pipelines.generation import resolve_model
 from partimento.tokenization import FAMILY_PROGRAMS, MidiProcessor
+from partimento.tokenization.general_midi import program_name
 
 __all__ = ["describe_midi", "describe_model"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.generation.logits_process import LogitsProcessorList
+from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 import partimento.modeling  # noqa: F401  (registers the architectures with transformers' Auto classes)
@@ -171,19 +171,19 @@ class MidiGenerator:
         Raises:
             ValueError: a value is out of range or a label is unknown; the message says what is possible.
         """
-        _check_request(bars, num_outputs, temperature, top_k, top_p)
+        sampling = _Sampling(num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds)
+        _check_bars(bars)
         wishes = {"genre": genre, "artist": artist, "mood": mood, "key": key, "tempo": tempo, "density": density}
         conditions = {name: value for name, value in wishes.items() if value is not None}
         conditions["bars"] = bars
         if instruments:
             conditions["instruments"] = list(instruments)
         prompt = [self.processor.bos_token_id, *self.processor.condition_ids(conditions)]
-        constraints = self._constraints(conditions, bars, constrain)
-        entering = [] if not (instruments and constrain) else [self._entering(conditions["instruments"], bars // 4 + 1)]
-        return self._run(
-            prompt, [], prompt, conditions, constraints, entering, bars, num_outputs, seed, temperature, top_k, top_p,
-            on_bar, stop, max_seconds,
-        )  # fmt: skip
+        task = _Task(conditions, bars, prompt, kept=prompt)
+        if constrain:
+            task.constraints = GenerationConstraints(tempo=tempo, min_bars=bars, max_bars=bars)
+            self._keep_to(task, instruments, last_prompt_bar=0)
+        return self._run(task, sampling)
 
     def continue_midi(
         self,
@@ -215,7 +215,8 @@ class MidiGenerator:
             MidiError: the primer cannot be read or does not fit the tokenizer.
             ValueError: as in [`generate`].
         """
-        _check_request(bars, num_outputs, temperature, top_k, top_p)
+        sampling = _Sampling(num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds)
+        _check_bars(bars)
         processor = self.processor
         score = processor.load(midi)
         primer = processor.encode(score, add_special_tokens=False)
@@ -224,85 +225,75 @@ class MidiGenerator:
             raise ValueError(f"the primer has {primer_bars} bars: bars={bars} more would exceed {MAX_BARS}")
         conditions = processor.measure_conditions(score, genre=genre)
         conditions["bars"] = primer_bars + bars
-        programs = {(-1 if track.is_drum else track.program) for track in score.tracks if len(track.notes)}
-        entering = []
         if instruments:
             conditions["instruments"] = list(instruments)
-            programs = _programs_of(processor, instruments)
-            entering = [self._entering(instruments, min(primer_bars, context_bars) + bars // 4 + 1)]
-        read_bars = min(primer_bars, context_bars)
-        context = processor.window(primer, primer_bars - read_bars, read_bars)
+        context = min(primer_bars, context_bars)
         prefix = [processor.bos_token_id, *processor.condition_ids(conditions)]
         opening = [processor.bar_token_id]
-        constraints = GenerationConstraints(
-            allowed_programs=programs, min_bars=read_bars + bars, max_bars=read_bars + bars
-        )
-        return self._run(
-            [*prefix, *context, *opening], opening, [*prefix, *primer], conditions, constraints, entering, bars,
-            num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds,
-        )  # fmt: skip
+        prompt = [*prefix, *processor.window(primer, primer_bars - context, context), *opening]
+        task = _Task(conditions, bars, prompt, kept=[*prefix, *primer], opening=opening)
+        programs = {(-1 if track.is_drum else track.program) for track in score.tracks if len(track.notes)}
+        task.constraints = GenerationConstraints(programs, min_bars=context + bars, max_bars=context + bars)
+        self._keep_to(task, instruments, last_prompt_bar=context)
+        return self._run(task, sampling)
 
-    def _constraints(self, conditions: dict[str, Any], bars: int, constrain: bool) -> GenerationConstraints:
-        if not constrain:
-            return GenerationConstraints(max_bars=MAX_BARS)
-        asked = conditions.get("instruments")
-        return GenerationConstraints(
-            allowed_programs=_programs_of(self.processor, asked) if asked else None,
-            tempo=conditions.get("tempo"),
-            min_bars=bars,
-            max_bars=bars,
-        )
-
-    def _entering(self, instruments: Sequence[str], deadline: int) -> EnterInstruments:
-        return EnterInstruments(self.processor, _families(self.processor, instruments), deadline)
+    def _keep_to(self, task: _Task, instruments: Sequence[str] | None, last_prompt_bar: int) -> None:
+        """Lets only the named families sound, and each of them from a quarter of the new bars on."""
+        if not instruments:
+            return
+        asked = self.processor.parse_conditions(self.processor.condition_ids({"instruments": list(instruments)}))
+        families = asked["instruments"]
+        programs = {program for family in families for program in FAMILY_PROGRAMS[family]}
+        task.constraints = replace(task.constraints, allowed_programs=programs)
+        task.processors = [EnterInstruments(self.processor, families, last_prompt_bar + task.bars // 4 + 1)]
 
     @torch.inference_mode()
-    def _run(
-        self, prompt, opening, kept, conditions, constraints, entering, bars, num_outputs, seed, temperature, top_k, top_p,
-        on_bar, stop, max_seconds,
-    ) -> list[GeneratedMidi]:  # fmt: skip
-        """Samples after `prompt`; `opening` are its last tokens that belong to the new bars, `kept` what precedes
-        them in the result (the prompt may be only a window of it), `entering` further logits processors."""
-        seed = secrets.randbelow(2**31) if seed is None else seed
+    def _run(self, task: _Task, sampling: _Sampling) -> list[GeneratedMidi]:
+        seed = secrets.randbelow(2**31) if sampling.seed is None else sampling.seed
         device = self.model.device
-        budget = len(prompt) + _TOKENS_PER_BAR * bars
-        constraints = replace(constraints, token_budget=budget)
-        input_ids = torch.tensor([prompt] * num_outputs, device=device)
-        stopper = StopOnEvent(stop, max_seconds)
-        sampling = {"do_sample": False} if temperature == 0 else {
-            "do_sample": True, "temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p),
-        }  # fmt: skip
+        room = _TOKENS_PER_BAR * task.bars
+        constraints = replace(task.constraints, token_budget=len(task.prompt) + room)
         grammar = GrammarLogitsProcessor(self.processor.grammar, constraints)
-        streamer = BarStreamer(self.processor.bar_token_id, bars, on_bar, len(opening)) if on_bar else None
+        input_ids = torch.tensor([task.prompt] * sampling.num_outputs, device=device)
+        streamer = None
+        if sampling.on_bar:
+            streamer = BarStreamer(self.processor.bar_token_id, task.bars, sampling.on_bar, len(task.opening))
         started = time.perf_counter()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             output = self.model.generate(
                 input_ids,
                 attention_mask=torch.ones_like(input_ids),
-                max_new_tokens=budget - len(prompt),
-                logits_processor=LogitsProcessorList([grammar, *entering]),
-                stopping_criteria=StoppingCriteriaList([stopper]),
+                max_new_tokens=room,
+                logits_processor=LogitsProcessorList([grammar, *task.processors]),
+                stopping_criteria=StoppingCriteriaList([StopOnEvent(sampling.stop, sampling.max_seconds)]),
                 streamer=streamer,
                 pad_token_id=self.processor.pad_token_id,
                 eos_token_id=self.processor.eos_token_id,
-                **sampling,
+                **sampling.arguments(),
             )
         seconds = time.perf_counter() - started
-        pieces = []
-        for row in output.tolist():
-            new = [*opening, *row[len(prompt) :]]
-            complete = self.processor.eos_token_id in new
-            new = new[: new.index(self.processor.eos_token_id) + 1] if complete else self._finished_bars(new)
-            ids = [*kept, *new]
-            num_bars = self.processor.count_bars(ids)
-            complete = complete and self.processor.count_bars(new) >= bars
-            pieces.append(
-                GeneratedMidi(
-                    ids, self.processor.decode(ids), dict(conditions), seed, num_bars, seconds, complete, self.processor
-                )
-            )
-        return pieces
+        return [self._finish(row[len(task.prompt) :], task, seed, seconds) for row in output.tolist()]
+
+    def _finish(self, new: list[int], task: _Task, seed: int, seconds: float) -> GeneratedMidi:
+        """A row of the output as a piece; one that was stopped keeps its finished bars."""
+        eos = self.processor.eos_token_id
+        new = [*task.opening, *new]
+        ended = eos in new
+        new = new[: new.index(eos) + 1] if ended else self._finished_bars(new)
+        ids = [*task.kept, *new]
+        cut = len(new) - len(task.opening) > _TOKENS_PER_BAR * task.bars - 4  # the grammar closed it: a note and EOS
+        complete = ended and not cut and self.processor.count_bars(new) >= min(task.bars, task.constraints.min_bars)
+        return GeneratedMidi(
+            ids=ids,
+            score=self.processor.decode(ids),
+            conditions=dict(task.conditions),
+            seed=seed,
+            num_bars=self.processor.count_bars(ids),
+            seconds=seconds,
+            complete=complete,
+            processor=self.processor,
+        )
 
     def _finished_bars(self, new: list[int]) -> list[int]:
         """What was finished when a generation is stopped: all bars but the last, closed by EOS."""
@@ -312,24 +303,58 @@ class MidiGenerator:
         return [*new[: starts[-1]], self.processor.eos_token_id] if starts else [self.processor.eos_token_id]
 
 
-def _families(processor: MidiProcessor, instruments: Sequence[str]) -> list[str]:
-    """Family names in their own spelling, from any that the conditions accept."""
-    return processor.parse_conditions(processor.condition_ids({"instruments": list(instruments)}))["instruments"]
+@dataclass
+class _Task:
+    """What is to be written."""
+
+    conditions: dict[str, Any]
+    bars: int
+    prompt: list[int]
+    """What the model reads; it may hold only a window of `kept`."""
+    kept: list[int]
+    """What stands before the new tokens in the result."""
+    opening: list[int] = field(default_factory=list)
+    """The last tokens of the prompt, where they belong to the new bars."""
+    constraints: GenerationConstraints = field(default_factory=lambda: GenerationConstraints(max_bars=MAX_BARS))
+    processors: list[LogitsProcessor] = field(default_factory=list)
+    """Run after the grammar."""
 
 
-def _programs_of(processor: MidiProcessor, instruments: Sequence[str]) -> set[int]:
-    """General MIDI programs (drums: -1) of the named families."""
-    return {program for family in _families(processor, instruments) for program in FAMILY_PROGRAMS[family]}
+@dataclass
+class _Sampling:
+    """How it is written; the checks of `generate` and `continue_midi`."""
+
+    num_outputs: int
+    seed: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    on_bar: BarProgress | None
+    stop: threading.Event | None
+    max_seconds: float | None
+
+    def __post_init__(self):
+        if self.num_outputs < 1:
+            raise ValueError(f"num_outputs={self.num_outputs} must be at least 1")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must lie in 0 to 2**63-1")
+        if not 0 <= self.temperature <= 5:
+            raise ValueError(
+                f"temperature={self.temperature} is out of range; choose 0 (greedy) to 5; 1 is the model's"
+            )
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k} must be 0 (off) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} is out of range; choose above 0 to 1 (off)")
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of transformers' `generate`."""
+        if self.temperature == 0:
+            return {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+        shape = {"temperature": float(self.temperature), "top_k": int(self.top_k), "top_p": float(self.top_p)}
+        return {"do_sample": True, **shape}
 
 
-def _check_request(bars: int, num_outputs: int, temperature: float, top_k: int, top_p: float) -> None:
+def _check_bars(bars: int) -> None:
     if not 1 <= bars <= MAX_BARS:
         raise ValueError(f"bars={bars} is out of range; choose 1 to {MAX_BARS}")
-    if num_outputs < 1:
-        raise ValueError(f"num_outputs={num_outputs} must be at least 1")
-    if not 0 <= temperature <= 5:
-        raise ValueError(f"temperature={temperature} is out of range; choose 0 (greedy) to 5, 1 is the model's own")
-    if top_k < 0:
-        raise ValueError(f"top_k={top_k} must be 0 (off) or more")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p} is out of range; choose above 0 to 1 (off)")

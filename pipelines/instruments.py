@@ -29,7 +29,7 @@ class EnterInstruments(LogitsProcessor):
         self.length = -1
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        rows, length = input_ids.shape
+        length = input_ids.shape[1]
         if length != self.length + 1:
             member = torch.zeros(len(self.family_tokens), scores.shape[-1], dtype=torch.bool, device=scores.device)
             for family, tokens in enumerate(self.family_tokens):

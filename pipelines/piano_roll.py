@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partimento.pipelines.general_midi import program_name
+from partimento.tokenization.general_midi import program_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,6 +15,7 @@ from partimento.tokenization.errors import (
     NoProgramLeftError,
     TimeSignatureError,
 )
+from partimento.tokenization.general_midi import program_name
 from partimento.tokenization.vocabulary import DRUM_RANK, FOUR_FOUR, POSITIONS_PER_BEAT, Vocabulary
 
 DEFAULT_MICROSECONDS = 500_000  # MIDI's tempo before the first tempo event: 120 quarters per minute
@@ -122,7 +123,7 @@ class Piece:
         for rank in np.unique(self.programs).tolist():
             mine = self.programs == rank
             is_drum = rank == DRUM_RANK
-            track = Track(name=track_name(rank), program=0 if is_drum else rank, is_drum=is_drum)
+            track = Track(name=program_name(-1 if is_drum else rank), program=0 if is_drum else rank, is_drum=is_drum)
             track.notes = Note.from_numpy(**{name: np.ascontiguousarray(c[mine]) for name, c in columns.items()})
             score.tracks.append(track)
         for tick, index in zip(self.tempo_ticks.tolist(), self.tempos.tolist()):
@@ -130,10 +131,6 @@ class Piece:
         for tick, index in zip(self.metre.ticks.tolist(), self.metre.indices.tolist()):
             score.time_signatures.append(TimeSignature(tick, *vocabulary.time_signatures[index]))
         return score
-
-
-def track_name(rank: int) -> str:
-    return "Drums" if rank == DRUM_RANK else f"{FAMILIES[rank // 8].replace('-', ' ').capitalize()} {rank + 1}"
 
 
 def assemble(vocabulary, metre, onsets, programs, pitches, velocities, durations, tempo_ticks, tempos, dropped=()):

@@ -44,7 +44,6 @@ class GenerationConstraints:
 
     Args:
         allowed_programs: General MIDI programs that may sound, -1 = drums; None = all.
-        required_programs: a wish of the caller; nothing here acts on it.
         pitch_range: (lowest, highest) MIDI pitch of pitched notes; drums are free.
         tempo: quarters per minute; the nearest bin is written at the start and never changed.
         min_bars, max_bars: EOS only from, Bar only up to this number of bars.
@@ -55,7 +54,6 @@ class GenerationConstraints:
     """
 
     allowed_programs: frozenset[int] | set[int] | None = None
-    required_programs: frozenset[int] | set[int] | None = None
     pitch_range: tuple[int, int] | None = None
     tempo: float | None = None
     min_bars: int = 0

@@ -17,11 +17,12 @@ import time
 from pathlib import Path
 
 import torch
+from symusic import Note, Score, Tempo, TimeSignature, Track
+from tqdm import tqdm
+
 from partimento.pipelines.generation import MidiGenerator
 from partimento.tokenization import MidiError, MidiProcessor
 from partimento.training.reports import write_report
-from symusic import Note, Score, Tempo, TimeSignature, Track
-from tqdm import tqdm
 
 POSITIONS = (500, 1000, 2000, 4000)
 

@@ -16,10 +16,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import partimento.modeling  # noqa: F401  (registers the architectures)
 import torch
-from partimento.tokenization import MidiProcessor
 from transformers import AutoModel, AutoModelForCausalLM
+
+import partimento.modeling  # noqa: F401  (registers the architectures)
+from partimento.tokenization import MidiProcessor
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import partimento.modeling
 import pytest
 import torch
-from partimento.checkpoints import embedded_checkpoint, list_embedded
-from partimento.tokenization import MidiProcessor
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 from transformers.dynamic_module_utils import check_imports
+
+import partimento.modeling
+from partimento.checkpoints import embedded_checkpoint, list_embedded
+from partimento.tokenization import MidiProcessor
 
 NAMES = list_embedded()
 IDS = torch.tensor([[1, 4, 4, 60, 4]])
@@ -31,7 +32,8 @@ base = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.flo
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ids = torch.tensor([[1, 4, 4, 60, 4]])
 with torch.no_grad():
-    torch.save({"logits": model(ids).logits, "hidden": base(ids).last_hidden_state, "tokens": len(tokenizer)}, sys.argv[2])
+    found = {"logits": model(ids).logits, "hidden": base(ids).last_hidden_state, "tokens": len(tokenizer)}
+torch.save(found, sys.argv[2])
 generated = model.generate(ids, max_new_tokens=5, do_sample=False)
 assert generated.shape[1] > ids.shape[1]
 assert "partimento" not in sys.modules
@@ -87,7 +89,9 @@ def test_payload_is_the_code_of_the_package(name):
     payload = sorted(folder.glob("*.py"))
     assert {path.name for path in payload} == {path.name for path in sources.glob("*.py")} - {"__init__.py"}
     for path in payload:
-        assert path.read_text() == (sources / path.name).read_text(), f"{path.name}: run training/export_to_hub.py again"
+        assert path.read_text() == (sources / path.name).read_text(), (
+            f"{path.name}: run training/export_to_hub.py again"
+        )
         check_imports(path)
 
 

@@ -8,8 +8,9 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
-import partimento.modeling
 import pytest
+
+import partimento.modeling
 
 INSTALLED = Path(partimento.modeling.__file__).parents[1]
 CHECKOUT = Path(__file__).parents[2]

@@ -6,9 +6,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from symusic import Score
+
 from partimento.checkpoints import list_embedded
 from partimento.pipelines.cli import make_parser
-from symusic import Score
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

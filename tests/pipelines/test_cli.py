@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from partimento.checkpoints import list_embedded
 from partimento.pipelines.cli import main, make_parser
 

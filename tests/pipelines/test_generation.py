@@ -4,11 +4,12 @@ import threading
 
 import pytest
 import torch
+from symusic import Score
+
 from partimento.modeling.museformer import MuseformerConfig, MuseformerForCausalLM
 from partimento.pipelines import MidiGenerator
 from partimento.pipelines.generation import resolve_model
 from partimento.tokenization import MidiError, MidiProcessor
-from symusic import Score
 
 
 @pytest.fixture(scope="module")
