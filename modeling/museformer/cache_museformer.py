@@ -103,6 +103,8 @@ class MuseformerCache(Cache):
                 setattr(self, name, function(tensor))
         for name in ("slots", "summaries", "visible"):
             setattr(self, name, [None if t is None else function(t) for t in getattr(self, name)])
+        counts = torch.stack([self.num_slots, self.num_closed, self.num_visible]).amax(1)
+        self.max_slots, self.max_closed, self.max_visible = counts.tolist()
 
     def num_values(self) -> int:
         """Numbers held per row in slots, summaries and visible rows, without spare capacity."""

@@ -55,6 +55,22 @@ def sinusoid(index: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor
     return (torch.cat([angle.sin(), angle.cos()], -1) * (index > 0)[..., None]).to(dtype)
 
 
+class XavierLinear(nn.Linear):
+    """Stack of `num_matrices` square matrices, each Xavier uniform with `gain`; bias zero.
+
+    Initialisation belongs to the module that owns the weight: transformers skips `_init_weights` for containers
+    without parameters of their own.
+    """
+
+    def __init__(self, in_features: int, num_matrices: int = 1, *, gain: float = 1.0, bias: bool = False):
+        self.bound = gain * math.sqrt(6 / (2 * in_features))
+        super().__init__(in_features, num_matrices * in_features, bias=bias)
+
+
+class VocabularyLinear(nn.Linear):
+    """Output matrix N(0, 1 / in_features)."""
+
+
 class MuseformerAttention(nn.Module):
     """Steps A, B and C for both streams."""
 
@@ -65,11 +81,11 @@ class MuseformerAttention(nn.Module):
         self.num_heads, self.head_size = config.num_attention_heads, config.head_size
         self.scaling = self.head_size**-0.5
         self.attention_dropout = config.attention_dropout
-        self.qkv_proj = nn.Linear(d, 3 * d, bias=False)  # W_Q, W_K, W_V
+        self.qkv_proj = XavierLinear(d, 3, gain=2**-0.5)  # W_Q, W_K, W_V
         self.content_bias = nn.Parameter(torch.zeros(3 * d))
         self.summary_bias = nn.Parameter(torch.zeros(3 * d))
-        self.summary_proj = nn.Linear(d, 2 * d, bias=False)  # W_K2, W_V2
-        self.out_proj = nn.Linear(d, d)
+        self.summary_proj = XavierLinear(d, 2, gain=2**-0.5)  # W_K2, W_V2
+        self.out_proj = XavierLinear(d, bias=True)
 
     def forward(self, content, summary, plan: AttentionPlan, past_key_values: MuseformerCache | None = None):
         """Normed streams `[B, n, d]` and `[B, s, d]` (or `None`) to content, weights (eager only), summary."""
@@ -206,7 +222,13 @@ class MuseformerPreTrainedModel(PreTrainedModel):
         return requested_attention
 
     def _init_weights(self, module):
-        if isinstance(module, nn.Linear):  # the framework's default
+        if isinstance(module, XavierLinear):
+            init.uniform_(module.weight, -module.bound, module.bound)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, VocabularyLinear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, nn.Linear):  # the framework's default
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
@@ -219,15 +241,8 @@ class MuseformerPreTrainedModel(PreTrainedModel):
             if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
                 init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, MuseformerAttention):
-            d = module.qkv_proj.in_features
-            bound = math.sqrt(6 / (2 * d)) / math.sqrt(2)  # Xavier uniform of each d x d matrix, gain 1 / sqrt(2)
-            init.uniform_(module.qkv_proj.weight, -bound, bound)
-            init.uniform_(module.summary_proj.weight, -bound, bound)
-            init.xavier_uniform_(module.out_proj.weight)
-            for bias in (module.content_bias, module.summary_bias, module.out_proj.bias):
-                init.zeros_(bias)
-        elif isinstance(module, MuseformerForCausalLM):
-            init.normal_(module.lm_head.weight, std=module.config.hidden_size**-0.5)
+            init.zeros_(module.content_bias)
+            init.zeros_(module.summary_bias)
 
 
 class MuseformerModel(MuseformerPreTrainedModel):
@@ -382,7 +397,7 @@ class MuseformerForCausalLM(MuseformerPreTrainedModel, GenerationMixin):
     def __init__(self, config: MuseformerConfig):
         super().__init__(config)
         self.model = MuseformerModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = VocabularyLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple

@@ -1,0 +1,187 @@
+"""Cached decoding equals the full forward pass, whatever the split, and stays bounded."""
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from partimento.modeling import MuseformerCache
+
+
+@torch.no_grad()
+def decode(model, ids, mask, sizes):
+    """Logits of a row fed in consecutive chunks of the given sizes, the last repeated."""
+    cache, logits, start, sizes = None, [], 0, iter(sizes)
+    size = 1
+    while start < ids.shape[1]:
+        size = next(sizes, size)
+        output = model(
+            ids[:, start : start + size],
+            attention_mask=mask[:, : start + size],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache = output.past_key_values
+        logits.append(output.logits)
+        start += size
+    return torch.cat(logits, 1), cache
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("sizes", [[1], [100, 1], [2, 1, 17, 1, 1, 3, 30, 5]], ids=["tokens", "prefill", "chunks"])
+def test_cached_equals_full(toy, ablation, sizes, left):
+    """Ragged rows, one of them with 60 bars: long after the first eviction."""
+    rows = [toy.random_row(60, 1, 4, seed=1), toy.row([3, 1, 6, 2]), toy.row([9]), toy.row([], prefix=4)]
+    rows.append(toy.random_row(45, 1, 4, seed=5, eos=False))
+    ids, mask = toy.stack(rows, left)
+    model = toy.tiny_model(**ablation)
+    with torch.no_grad():
+        full = model(ids, attention_mask=mask, use_cache=False).logits
+    cached, cache = decode(model, ids, mask, sizes)
+    assert (cached - full).abs().max() < 1e-12
+    assert cache.get_seq_length() == ids.shape[1]
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "bar_gather"])
+def test_every_backend_fills_the_cache(toy, implementation):
+    ids, mask = toy.stack(toy.ragged_rows())
+    model = toy.tiny_model(implementation)
+    with torch.no_grad():
+        full = model(ids, attention_mask=mask, use_cache=False).logits
+    for sizes in ([1], [50, 9, 1]):
+        assert (decode(model, ids, mask, sizes)[0] - full).abs().max() < 1e-12
+
+
+def test_float32_tolerance(toy):
+    ids, mask = toy.stack(toy.ragged_rows())
+    model = toy.tiny_model(dtype=torch.float32)
+    with torch.no_grad():
+        full = model(ids, attention_mask=mask, use_cache=False).logits
+    assert (decode(model, ids, mask, [20, 1])[0] - full).abs().max() < 1e-4
+
+
+def test_bar_offset_is_remembered(toy):
+    ids, mask = toy.stack([toy.random_row(9, seed=1), toy.random_row(7, seed=2)])
+    model = toy.tiny_model()
+    offset = torch.tensor([5, 0])
+    with torch.no_grad():
+        full = model(ids, attention_mask=mask, bar_offset=offset, use_cache=False).logits
+        cache = model(ids[:, :9], attention_mask=mask[:, :9], bar_offset=offset, use_cache=True).past_key_values
+        rest = model(ids[:, 9:], attention_mask=mask, past_key_values=cache).logits
+        assert (rest - full[:, 9:]).abs().max() < 1e-12
+        assert (model(ids, attention_mask=mask, use_cache=False).logits - full).abs().amax((1, 2))[0] > 1e-3
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_size_is_bounded(toy, left):
+    """Slots: prefix, 32 bars back, the current bar, and a quarter of dead ones; then what is visible, then b rows."""
+    model = toy.tiny_model()
+    bar = 6
+    ids, mask = toy.stack([toy.row([bar] * 150, prefix=3, eos=False), toy.row([bar] * 20, eos=False)], left)
+    with torch.no_grad():
+        cache = model(ids[:, :700], attention_mask=mask[:, :700], use_cache=True).past_key_values
+        sizes = []
+        for start in range(700, ids.shape[1]):
+            step = ids[:, start : start + 1]
+            model(step, attention_mask=mask[:, : start + 1], past_key_values=cache)
+            sizes.append((cache.max_slots, cache.max_visible))
+    slots, visible = (max(column) for column in zip(*sizes))
+    bars = 150
+    assert slots <= (3 + 33 * bar) * 4 / 3 + bar
+    assert visible <= 3 + 9 * bar + bars
+    d, layers = model.config.hidden_size, model.config.num_hidden_layers
+    assert cache.num_values() <= layers * 2 * d * ((3 + 33 * bar) * 4 / 3 + 10 * bar + 3 + 2 * bars)
+    assert all(buffer.shape[1] <= 1.6 * (slots + 64) for buffer in cache.slots)
+    assert cache.slots[0].shape[1] < ids.shape[1] / 2  # a full cache would keep every token
+
+
+def test_buffers_are_not_reallocated_per_token(toy):
+    model = toy.tiny_model()
+    ids = torch.tensor([toy.row([200], eos=False)])
+    with torch.no_grad():
+        cache = model(ids[:, :20], use_cache=True).past_key_values
+        seen = set()
+        for start in range(20, ids.shape[1]):
+            model(ids[:, start : start + 1], past_key_values=cache)
+            seen.add((cache.slots[0].data_ptr(), cache.visible[0].data_ptr()))
+    assert len(seen) < 12
+
+
+def test_reorder_repeat_select_reset(toy):
+    rows = [toy.random_row(40, 1, 4, seed=1), toy.random_row(9, seed=2), toy.row([], prefix=3)]
+    ids, mask = toy.stack(rows)
+    model = toy.tiny_model()
+    split = ids.shape[1] - 8
+    order = torch.tensor([2, 0, 0, 1])
+
+    def continued(change):
+        cache = model(ids[:, :split], attention_mask=mask[:, :split], use_cache=True).past_key_values
+        chosen = change(cache)
+        logits = [
+            model(ids[chosen, i : i + 1], attention_mask=mask[chosen, : i + 1], past_key_values=cache).logits
+            for i in range(split, ids.shape[1])
+        ]
+        return torch.cat(logits, 1), chosen
+
+    def reorder(cache):
+        cache.reorder_cache(order)
+        return order
+
+    def repeat(cache):
+        cache.batch_repeat_interleave(2)
+        return torch.arange(3).repeat_interleave(2)
+
+    def select(cache):
+        cache.batch_select_indices(torch.tensor([1]))
+        return torch.tensor([1])
+
+    with torch.no_grad():
+        full = model(ids, attention_mask=mask, use_cache=False).logits[:, split:]
+        for change in (reorder, repeat, select):
+            logits, chosen = continued(change)
+            assert (logits - full[chosen]).abs().max() < 1e-12
+
+        cache = model(ids, attention_mask=mask, use_cache=True).past_key_values
+        cache.reset()
+        assert cache.get_seq_length() == 0
+        again = model(ids, attention_mask=mask, past_key_values=cache, use_cache=True).logits
+        assert (again[:, split:] - full).abs().max() < 1e-12
+
+
+def test_cache_refuses_misuse(toy):
+    model = toy.tiny_model()
+    ids = torch.tensor([toy.random_row(3)])
+    cache = model(ids, use_cache=True).past_key_values
+    assert isinstance(cache, MuseformerCache)
+    assert not cache.is_croppable
+    assert cache.batch_size == 1
+    with pytest.raises(ValueError, match="cropped"):
+        cache.crop(1)
+    with pytest.raises(ValueError, match="rows"):
+        model(ids.repeat(2, 1), past_key_values=cache)
+    with pytest.raises(ValueError, match="MuseformerCache"):
+        model(ids, past_key_values=DynamicCache())
+
+
+def test_no_cache_in_training(toy):
+    model = toy.tiny_model()
+    ids = torch.tensor([toy.random_row(3)])
+    assert model(ids).past_key_values is not None
+    assert model(ids, labels=ids).past_key_values is None
+    assert model.train()(ids).past_key_values is None
+
+
+def test_cost_per_token_is_flat(toy):
+    """Operations per token do not grow with the history: a token at 3,000 launches as many as one at 300."""
+    from torch.profiler import ProfilerActivity, profile
+
+    model = toy.tiny_model(dtype=torch.float32)
+    ids = torch.tensor([toy.row([40] * 100, eos=False)])
+    counts = []
+    with torch.no_grad():
+        for start in (310, 3030):
+            cache = model(ids[:, :start], use_cache=True, logits_to_keep=1).past_key_values
+            model(ids[:, start : start + 1], past_key_values=cache)
+            with profile(activities=[ProfilerActivity.CPU]) as trace:
+                model(ids[:, start + 1 : start + 2], past_key_values=cache)
+            counts.append(sum(event.count for event in trace.key_averages()))
+    assert counts[0] == counts[1]
