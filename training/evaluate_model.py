@@ -92,6 +92,11 @@ def main(arguments: list[str] | None = None) -> None:
     if args.model is not None:
         counted = CountedTokens.from_processor(processor)
         report["parameters"], report["precision"] = add_model(report["splits"], splits, args, counted)
+    if {"validation", "test"} <= set(report["splits"]) and args.model is not None:
+        loss = {
+            split: report["splits"][split]["model"]["all_conditions"]["nats_per_token"] for split in report["splits"]
+        }
+        report["test_over_validation"] = loss["test"] / loss["validation"]
     report["alarms"] = find_alarms(report["splits"], args.gap_alarm)
     text = markdown(report)
     json_path, markdown_path = write_report(args.output, report, text)

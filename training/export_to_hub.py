@@ -1,12 +1,14 @@
 """Turns a training run into a model folder in Hub layout.
 
-    python training/export_to_hub.py runs/museformer-small/best -o checkpoints/museformer-small --dtype float16 \\
-        --card training/cards/museformer-small.md --evaluation build/evaluation.json
+    python training/export_to_hub.py runs/museformer-small-open/best -o checkpoints/museformer-small \\
+        --card training/cards/museformer-small.md \\
+        --figures likelihood=build/likelihood.json samples=build/samples.json corpus=build/corpus/report.json
 
 The folder holds half-precision safetensors, the configuration with `auto_map` for AutoModel and
 AutoModelForCausalLM, the model's code (so that `trust_remote_code=True` works where partimento is not
-installed), tokenizer, processor, generation configuration and the model card. The numbers in the card
-(`{{validation.nats_per_token}}` and the like) are filled in from the evaluation files.
+installed), tokenizer, processor, generation configuration, the learning curve of the run and the model card. Figures
+that the card names, such as `{{likelihood.splits.test.songs:,}}`, are filled in from the JSON files given by name;
+`run` is read from the log of the run.
 """
 
 import argparse
@@ -40,9 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--card", type=Path, help="model card with {{names}} of figures; default: keep the card that is there"
     )
-    parser.add_argument(
-        "--evaluation", type=Path, nargs="*", default=[], help="JSON reports whose figures the card names"
-    )
+    parser.add_argument("--figures", nargs="*", default=[], metavar="NAME=FILE", help="JSON reports the card quotes")
     return parser
 
 
@@ -70,6 +70,9 @@ def export(source: Path, output: Path, dtype: torch.dtype, card: str | None = No
     config["auto_map"]["AutoModel"] = f"{causal.rsplit('.', 1)[0]}.{base_class.__name__}"
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
+    curves = next((path for path in (source.parent / "curves.png", output / "curves.png") if path.is_file()), None)
+    if curves is not None:
+        shutil.copyfile(curves, partial / "curves.png")
     kept_card = output / "README.md"
     if card is None and kept_card.is_file():
         card = kept_card.read_text()
@@ -83,6 +86,26 @@ def export(source: Path, output: Path, dtype: torch.dtype, card: str | None = No
         output.rename(old)
     partial.rename(output)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def run_figures(run: Path) -> dict:
+    """What the log of a training run says about the exported weights; empty where there is no log."""
+    log, facts = run / "log.jsonl", run / "run.json"
+    if not (log.is_file() and facts.is_file()):
+        return {}
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    best = [entry for entry in entries if entry["kind"] == "validation" and entry["best"]][-1]
+    trained = [entry for entry in entries if entry["kind"] == "train"]
+    seen = [entry for entry in trained if entry["update"] <= best["update"]]
+    return {
+        "run": {
+            "commit": json.loads(facts.read_text())["commit"] or "unknown",
+            "update": best["update"],
+            "updates": trained[-1]["update"],
+            "tokens_seen": seen[-1]["tokens_seen"] if seen else 0,
+            "minutes": trained[-1]["seconds"] / 60,
+        }
+    }
 
 
 def fill_card(template: str, figures: dict) -> str:
@@ -108,9 +131,12 @@ def fill_card(template: str, figures: dict) -> str:
 def main() -> int:
     """Runs the command; returns the exit status."""
     options = make_parser().parse_args()
-    figures: dict = {}
-    for path in options.evaluation:
-        figures[path.stem] = json.loads(path.read_text())
+    figures = run_figures(options.source.parent)
+    for item in options.figures:
+        name, _, path = item.partition("=")
+        if not path:
+            raise SystemExit(f"--figures {item!r} must read NAME=FILE")
+        figures[name] = json.loads(Path(path).read_text())
     card = fill_card(options.card.read_text(), figures) if options.card else None
     export(options.source, options.output, DTYPES[options.dtype], card)
     size = sum(path.stat().st_size for path in options.output.iterdir())

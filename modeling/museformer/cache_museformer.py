@@ -141,28 +141,20 @@ class MuseformerCache(Cache):
         return stored if new is None else torch.cat([stored, new.to(stored.dtype)], 1)
 
     def commit(self, key_bars, key_eos, column_bars, num_new: int, state: SegmentState) -> None:
-        """Keep what the model just computed for `num_new` tokens; see the module docstring."""
-        first = self.state is None
-        started = None if first or num_new > 1 else (state.bar > self.state.bar) & (key_bars[:, -1] >= 0)
+        """Keep what the model just computed for `num_new` tokens per row; see the module docstring."""
         self.length += num_new
         self.state = state
         self._store_summaries(column_bars)
-        span = self.config.attention_span
-        alive = key_bars >= 0
-        if span is not None:
-            alive &= (key_bars == 0) | (key_bars >= state.bar[:, None] - span)
-        num_dead = int((~alive).sum())
-        if started is None or num_dead * 4 >= alive.numel() or self.max_slots + num_new > self.slot_bars.shape[1]:
-            self._compact(alive, key_bars, key_eos)
-        else:
-            self._mark_and_append(alive, key_bars, key_eos)
+        self._compact(self._alive(key_bars), key_bars, key_eos, self._staged_contents)
         self._staged_contents = [None] * len(self)
-        if started is None:
-            self._gather_visible(torch.arange(len(state.bar), device=key_bars.device))
-        else:
-            self._append_visible(~started & (key_bars[:, -1] >= 0))
-            self._gather_visible(started.nonzero().squeeze(1))
-        self.max_visible = int(self.num_visible.max())
+        self._gather_visible(torch.arange(len(state.bar), device=key_bars.device))
+
+    def _alive(self, bars):
+        """Which of the slots `[B, m]` the current or a later bar can see."""
+        alive = bars >= 0
+        if (span := self.config.attention_span) is not None:
+            alive &= (bars == 0) | (bars >= self.state.bar[:, None] - span)
+        return alive
 
     def _store_summaries(self, column_bars) -> None:
         if self.num_closed is None:
@@ -178,50 +170,24 @@ class MuseformerCache(Cache):
                 self.summaries[layer] = buffer
         self._staged_summaries = [None] * len(self)
 
-    def _compact(self, alive, key_bars, key_eos) -> None:
+    def _compact(self, alive, bars, eos, contents) -> None:
+        """Keep the living of `contents`, per layer `[B, m, 2 d]`, with room to grow."""
         self.num_slots = alive.sum(1)
         self.max_slots = m = int(self.num_slots.max())
         order = (~alive).to(torch.uint8).argsort(dim=1, stable=True)[:, :m]
         present = torch.arange(m, device=alive.device) < self.num_slots[:, None]
         spare = m // 4 + 64
-        bars = key_bars.gather(1, order).masked_fill(~present, -1)
-        eos = key_eos.gather(1, order) & present
-        self.slot_bars = torch.nn.functional.pad(bars, (0, spare), value=-1)
-        self.slot_eos = torch.nn.functional.pad(eos, (0, spare))
-        for layer, contents in enumerate(self._staged_contents):
-            buffer = contents.new_zeros(len(contents), m + spare, contents.shape[2])
-            torch.gather(contents, 1, order[:, :, None].expand(-1, -1, contents.shape[2]), out=buffer[:, :m])
+        self.slot_bars = torch.nn.functional.pad(bars.gather(1, order).masked_fill(~present, -1), (0, spare), value=-1)
+        self.slot_eos = torch.nn.functional.pad(eos.gather(1, order) & present, (0, spare))
+        for layer, old in enumerate(contents):
+            buffer = old.new_zeros(len(old), m + spare, old.shape[2])
+            torch.gather(old, 1, order[:, :, None].expand(-1, -1, old.shape[2]), out=buffer[:, :m])
             self.slots[layer] = buffer
-
-    def _mark_and_append(self, alive, key_bars, key_eos) -> None:
-        m = self.max_slots
-        self.slot_bars[:, :m].masked_fill_(~alive[:, :m], -1)
-        row = (key_bars[:, -1] >= 0).nonzero().squeeze(1)
-        place = self.num_slots[row]
-        self.slot_bars[row, place] = key_bars[row, -1]
-        self.slot_eos[row, place] = key_eos[row, -1]
-        for buffer, contents in zip(self.slots, self._staged_contents):
-            buffer[row, place] = contents[row, -1]
-        self.num_slots[row] += 1
-        self.max_slots += 1
-
-    def _append_visible(self, rows) -> None:
-        """Rows whose bar goes on see one key more: their last slot."""
-        row = rows.nonzero().squeeze(1)
-        if not len(row):
-            return
-        self._reserve_visible(self.max_visible + 1)
-        slot, place = self.num_slots[row] - 1, self.num_visible[row]
-        for visible, slots in zip(self.visible, self.slots):
-            visible[row, :, :, place] = self._split(slots[row, slot])
-        self.num_visible[row] += 1
 
     def _gather_visible(self, rows) -> None:
         """Collect the keys that the current bar of `rows` sees."""
         if self.num_visible is None:
             self.num_visible = torch.zeros_like(self.state.bar)
-        if not len(rows):
-            return
         current = self.state.bar[rows]
         fine, coarse = fine_and_coarse(self.config, int(current.max()) + 1, rows.device)
         bars = self.slot_bars[rows, : self.max_slots]
@@ -241,6 +207,7 @@ class MuseformerCache(Cache):
             if len(row):
                 visible[row, :, :, place] = self._split(summaries[row, source])
             visible[row_2, :, :, place_2] = self._split(slots[row_2, source_2])
+        self.max_visible = int(self.num_visible.max())
 
     def _reserve_visible(self, length: int) -> None:
         for layer, slots in enumerate(self.slots):
@@ -250,6 +217,39 @@ class MuseformerCache(Cache):
     def _split(self, key_value: torch.Tensor) -> torch.Tensor:
         """`[..., 2 d]` to `[..., 2, h, d / h]`."""
         return key_value.unflatten(-1, (2, self.config.num_attention_heads, self.config.head_size))
+
+    # a single token that starts a bar: close the old bar, then take a step
+
+    def own_bar(self, rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Slots `[R, m]` of the current bar of `rows`, EOS excluded, and which of them are there."""
+        own = self.slot_bars[rows, : self.max_slots] == self.state.bar[rows, None]
+        own &= ~self.slot_eos[rows, : self.max_slots]
+        count = own.sum(1)
+        m = int(count.max())
+        order = (~own).to(torch.uint8).argsort(dim=1, stable=True)[:, :m]
+        return order, torch.arange(m, device=own.device) < count[:, None]
+
+    def add_summary(self, layer: int, rows, new: torch.Tensor) -> None:
+        """Store k2, v2 `[R, 2 d]` of the current bar of `rows`."""
+        bars = self.state.bar[rows]
+        slots = self.slots[layer]
+        self.summaries[layer] = _grown(self.summaries[layer], slots, max(self.max_closed, int(bars.max())))
+        self.summaries[layer][rows, bars - 1] = new.detach().to(slots.dtype)
+
+    def start_bars(self, state: SegmentState, rows) -> None:
+        """`rows` enter the next bar: their summaries are complete, slots out of reach die, other keys are visible."""
+        if self.config.uses_summaries:
+            self.num_closed[rows] = self.state.bar[rows]
+            self.max_closed = int(self.num_closed.max())
+        self.state = state
+        bars = self.slot_bars[:, : self.max_slots]
+        alive = self._alive(bars)
+        if int((~alive).sum()) * 4 >= alive.numel():
+            eos = self.slot_eos[:, : self.max_slots]
+            self._compact(alive, bars, eos, [slots[:, : self.max_slots] for slots in self.slots])
+        else:
+            bars.masked_fill_(~alive, -1)
+        self._gather_visible(rows)
 
     # one token per row inside a bar: the hot path
 

@@ -109,7 +109,7 @@ class MuseformerAttention(nn.Module):
             key_value = past_key_values.extend_contents(self.layer_idx, key_value)
         second = None
         if summary is not None:
-            summary = self._summarise(summary, key_value, plan, probability)
+            summary = self.summarise(summary, key_value, plan, probability)
             second = self.summary_proj(summary)
         if past_key_values is not None:
             second = past_key_values.extend_summaries(self.layer_idx, second)
@@ -135,7 +135,7 @@ class MuseformerAttention(nn.Module):
         """`[B, n, d]` to `[B, h, n, d / h]`."""
         return states.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
 
-    def _summarise(self, summary, key_value, plan, probability):
+    def summarise(self, summary, key_value, plan, probability):
         """Step A: `[B, s, d]`."""
         rows, s, d = summary.shape
         query, own = F.linear(summary, self.qkv_proj.weight, self.summary_bias).split([d, 2 * d], -1)
@@ -190,6 +190,14 @@ class MuseformerLayer(GradientCheckpointingLayer):
         if summary is not None and not self.is_last:  # nothing reads the summaries after the last layer
             summary = self._feed_forward(self._add(summary, new_summary))
         return content, summary
+
+    def close_bar(self, summary, key_value, plan: AttentionPlan):
+        """Summary stream alone: `[R, 1, d]` over contents k, v `[R, m, 2 d]`; returns it and its k2, v2."""
+        summarised = self.attention.summarise(self.attention_norm(summary), key_value, plan, 0.0)
+        second = self.attention.summary_proj(summarised)
+        if not self.is_last:
+            summary = self._feed_forward(summary + self.attention.out_proj(summarised))
+        return summary, second
 
     def _feed_forward(self, states):
         return self._add(states, self.feed_forward(self.feed_forward_norm(states)))
@@ -303,13 +311,8 @@ class MuseformerModel(MuseformerPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids) * math.sqrt(self.config.hidden_size)
         content = self._embed_contents(inputs_embeds, segments, bar_offset)
 
-        starts_bar = True
         if cache is not None and cache.length > 0 and content.shape[1] == 1:
-            present = segments.bar_ids[:, 0] >= 0
-            started = segments.state.bar > cache.state.bar
-            starts_bar, *presence = torch.stack([started.any(), present.any(), present.all()]).tolist()
-        if not starts_bar:
-            cache.begin_step(segments.bar_ids[:, 0], segments.is_eos[:, 0], segments.state, *presence)
+            self._begin_step(segments, cache, bar_offset)
             summary, plan = None, step_plan(self.config)
         else:
             key_bars, key_eos, column_bars, summary_bars = self._layout(segments, cache)
@@ -371,6 +374,27 @@ class MuseformerModel(MuseformerPreTrainedModel):
         bar = self._bar_sinusoid(column_bars, bar_offset, embeds.dtype)
         summary = self.summary_projection(torch.cat([embeds, bar], -1))
         return dropout(summary.to(embeds.dtype), self.config.dropout, self.training)
+
+    def _begin_step(self, segments: Segments, cache: MuseformerCache, bar_offset) -> None:
+        """One token per row: close the bars that a Bar token ends, then make room for the token."""
+        started, present = segments.state.bar > cache.state.bar, segments.bar_ids[:, 0] >= 0
+        any_started, *presence = torch.stack([started.any(), present.any(), present.all()]).tolist()
+        if any_started:
+            if self.config.uses_summaries and len(rows := (started & (cache.state.bar > 0)).nonzero().squeeze(1)):
+                self._close_bars(rows, cache, bar_offset)
+            cache.start_bars(segments.state, started.nonzero().squeeze(1))
+        cache.begin_step(segments.bar_ids[:, 0], segments.is_eos[:, 0], segments.state, *presence)
+
+    def _close_bars(self, rows, cache: MuseformerCache, bar_offset) -> None:
+        """Run the summary columns of the current bars of `rows` through all layers, over the cached contents."""
+        slots, present = cache.own_bar(rows)
+        mask = F.pad(present, (1, 0), value=True)[:, None, None]
+        plan = AttentionPlan("eager", summary_mask=mask)
+        offset = None if bar_offset is None else bar_offset[rows]
+        summary = self._embed_summaries(cache.state.bar[rows, None], offset)
+        for i, layer in enumerate(self.layers):
+            summary, key_value = layer.close_bar(summary, cache.slots[i][rows[:, None], slots], plan)
+            cache.add_summary(i, rows, key_value[:, 0])
 
     def _layout(self, segments: Segments, cache: MuseformerCache | None):
         """Bars and EOS flags of all keys `[B, k]`, bars of the new columns `[B, s]` and of all summaries `[B, S]`."""
