@@ -220,7 +220,21 @@ class GrammarLogitsProcessor(LogitsProcessor):
             if mask.shape[1] > scores.shape[1]:
                 raise ValueError(f"scores have {scores.shape[1]} columns, the vocabulary {mask.shape[1]} tokens")
             mask = torch.nn.functional.pad(mask, (0, scores.shape[1] - mask.shape[1]))
-        return scores.masked_fill(mask.logical_not_(), float("-inf"))
+        return self.move_endings(scores).masked_fill_(mask.logical_not_(), float("-inf"))
+
+    def move_endings(self, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """A copy of scores in which a forbidden Bar counts as a wish to end, and a forbidden EOS as one for a new bar.
+
+        Masked alone, the bar line that the model expects would leave it inside the last bar, adding notes to it.
+        """
+        scores, bars = scores.clone(), self.state.registers[:, NUM_BARS]
+        bar, eos = (self.tables.slices[kind].start for kind in (BAR, EOS))
+        either = torch.logaddexp(scores[:, bar], scores[:, eos])
+        if self.constraints.max_bars is not None:
+            scores[:, eos] = torch.where(bars >= self.constraints.max_bars, either, scores[:, eos])
+        if self.constraints.min_bars:
+            scores[:, bar] = torch.where(bars < self.constraints.min_bars, either, scores[:, bar])
+        return scores
 
     def legal(self, input_ids: torch.LongTensor) -> torch.Tensor:
         """[B, V] True where a token may follow the rows of input_ids [B, T]."""

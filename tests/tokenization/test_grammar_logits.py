@@ -118,6 +118,25 @@ def test_scores_keep_dtype_and_extra_columns_are_closed(processor, dtype):
         logits(ids, scores[:, :10])
 
 
+def test_a_bar_line_that_may_not_come_is_an_ending_and_the_reverse(processor):
+    names = ("BOS_None", "Bar_None", "Position_0", "Program_0", "Pitch_60", "Velocity_67", "Duration_1.0.12")
+    ids = torch.tensor([[processor.vocabulary.ids[name] for name in names]])
+    bar, eos = processor.bar_token_id, processor.eos_token_id
+    scores = torch.full((1, len(processor.vocabulary)), -20.0)
+    scores[0, bar], scores[0, eos] = 5.0, -20.0
+    last = GrammarLogitsProcessor(processor, GenerationConstraints(min_bars=1, max_bars=1))(ids, scores)
+    assert last.argmax() == eos
+    assert last[0, bar] == float("-inf")
+    first = GrammarLogitsProcessor(processor, GenerationConstraints(min_bars=2, max_bars=2))(ids, scores)
+    assert first.argmax() == bar
+    scores[0, bar], scores[0, eos] = -20.0, 5.0
+    early = GrammarLogitsProcessor(processor, GenerationConstraints(min_bars=2))(ids, scores)
+    assert early.argmax() == bar
+    assert early[0, eos] == float("-inf")
+    free = GrammarLogitsProcessor(processor, GenerationConstraints(max_bars=2))(ids, scores)
+    assert torch.equal(free[0, [bar, eos]], scores[0, [bar, eos]])
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_sampled_sequences_are_grammatical(any_processor, seed):
     ids = generate(any_processor, GenerationConstraints(max_bars=3), seed)
