@@ -52,5 +52,5 @@ wheel-test: $(VENV)/.dev  ## build the wheel, install it in a fresh environment 
 	mkdir -p build/wheel/outside && cp -r tests pyproject.toml build/wheel/outside/
 	cd build/wheel/outside && OMP_NUM_THREADS=1 PARTIMENTO_EXPECT_WHEEL=1 ../venv/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-clean:          ## remove what the targets made
-	rm -rf $(VENV) build dist out .types .pytest_cache .ruff_cache *.egg-info
+clean:          ## remove what the targets made (data and corpora under build/ stay)
+	rm -rf $(VENV) build/wheel build/bench build/lib build/bdist* dist out .types .pytest_cache .ruff_cache *.egg-info

@@ -11,9 +11,10 @@ import threading
 from collections.abc import Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-DEFAULT_MODEL = "museformer-small"
+DEFAULT_MODEL = "museformer-small"  # not imported: `--help` should not wait for torch
 
 _EXAMPLES = """examples:
   partimento generate --genre jazz --instruments piano,bass,drums --bars 16 --seed 7 -o out.mid
@@ -71,11 +72,11 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--piano-roll", nargs="?", type=Path, const=True, metavar="PNG", help=(
         "also draw each piece (default: beside the MIDI file)"))  # fmt: skip
     output.add_argument("-q", "--quiet", action="store_true", help="print nothing but the written files")
-    sampling = parser.add_argument_group("sampling")
+    sampling = parser.add_argument_group("sampling (defaults: the checkpoint's own)")
     sampling.add_argument("--seed", type=int, help="the same seed gives the same notes (default: random, and printed)")
-    sampling.add_argument("--temperature", type=float, default=1.0, help="above 1 wilder, below 1 safer, 0 greedy")
-    sampling.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens (default 0: all)")
-    sampling.add_argument("--top-p", type=float, default=0.95, help="keep the likeliest of this mass (default 0.95)")
+    sampling.add_argument("--temperature", type=float, help="above 1 wilder, below 1 safer, 0 greedy")
+    sampling.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens; 0 keeps all")
+    sampling.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens of this mass")
     sampling.add_argument("--model", default=DEFAULT_MODEL, help=(
         f"model folder, embedded checkpoint or Hub id (default {DEFAULT_MODEL}, which needs no network)"))  # fmt: skip
     sampling.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
@@ -105,9 +106,15 @@ def _write(options: argparse.Namespace) -> int:
         raise ValueError(f"-n {options.outputs}: choose at least 1 output")
     if options.command == "continue" and not options.midi.is_file():
         raise ValueError(f"{options.midi}: there is no such file")
+    from transformers.utils.logging import disable_progress_bar
+
     from partimento.pipelines.generation import MidiGenerator
 
-    say = (lambda *_: None) if options.quiet else (lambda text: print(text, file=sys.stderr))
+    if options.output.is_dir():
+        raise ValueError(f"{options.output}: this is a folder; name the MIDI file to write")
+    if options.piano_roll and find_spec("matplotlib") is None:
+        raise ValueError("--piano-roll needs matplotlib: pip install 'partimento[plot]'")
+    disable_progress_bar()
     generator = MidiGenerator.from_pretrained(options.model, device=options.device)
     shared = {
         "num_outputs": options.outputs, "seed": options.seed, "temperature": options.temperature,
@@ -122,15 +129,18 @@ def _write(options: argparse.Namespace) -> int:
                 artist=options.artist, mood=options.mood, key=options.key, tempo=options.tempo,
                 density=options.density, on_bar=on_bar, stop=stop, **shared,
             )  # fmt: skip
+    say = (lambda *_: None) if options.quiet else (lambda text: print(text, file=sys.stderr))
     say(f"seed {pieces[0].seed}, {pieces[0].seconds:.1f} s")
-    written = 0
+    finished = []
     for number, piece in enumerate(pieces, 1):
         path = _numbered(options.output, number, len(pieces))
-        if not piece.score.note_num():
+        if piece.score.note_num():
+            piece.save(path)
+            finished.append((number, path, piece))
+        else:
             say(f"{path}: not written, no bar was finished")
-            continue
-        print(piece.save(path))
-        written += 1
+    for number, path, piece in finished:
+        print(path)
         say(f"  {_summary(piece)}" + ("" if piece.complete else "  (ended early)"))
         if options.piano_roll:
             picture = path.with_suffix(".png")
@@ -138,7 +148,7 @@ def _write(options: argparse.Namespace) -> int:
                 picture = _numbered(options.piano_roll, number, len(pieces))
             piece.piano_roll(picture)
             print(picture)
-    return 0 if written else 130
+    return 0 if finished else 130
 
 
 def _numbered(path: Path, number: int, total: int) -> Path:
@@ -150,10 +160,9 @@ def _summary(piece) -> str:
 
     names = [program_name(-1 if t.is_drum else t.program) for t in piece.score.tracks if len(t.notes)]
     measured = piece.measured()
-    return (
-        f"{piece.num_bars} bars, {piece.score.note_num()} notes, {measured['tempo']:.0f} bpm, "
-        f"{measured['key']}: {', '.join(names)}"
-    )
+    facts = [f"{piece.num_bars} bars", f"{piece.score.note_num()} notes", f"{measured['tempo']:.0f} bpm"]
+    facts += [measured["key"]] if "key" in measured else []  # drums have none
+    return f"{', '.join(facts)}: {', '.join(names)}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
 import threading
 import time
@@ -78,6 +79,10 @@ def resolve_model(name: str | Path) -> str:
         return str(embedded_checkpoint(str(name)))
     if Path(name).is_dir():
         raise ValueError(f"{name}: the folder has no config.json; give the folder that save_pretrained wrote")
+    if Path(name).suffix.lower() in {".mid", ".midi", ".kar"} or (
+        len(Path(name).parts) > 1 and Path(name).parent.is_dir()
+    ):
+        raise ValueError(f"{name}: there is no such file or model folder")
     if str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
         return str(name)
     raise ValueError(
@@ -104,6 +109,7 @@ class MidiGenerator:
                 f"{self.name}: the model has {model.config.vocab_size} token embeddings but its tokenizer has "
                 f"{len(processor.tokenizer)} tokens; they do not belong together"
             )
+        processor.check_model_config(model.config)
 
     @classmethod
     def from_pretrained(
@@ -138,9 +144,9 @@ class MidiGenerator:
         bars: int = 16,
         num_outputs: int = 1,
         seed: int | None = None,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 0.95,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         constrain: bool = True,
         on_bar: BarProgress | None = None,
         stop: threading.Event | None = None,
@@ -159,7 +165,8 @@ class MidiGenerator:
             num_outputs: size of the batch.
             seed: 0 ... 2**63-1; drawn at random, and reported, when None. The same seed, request, model and
                 machine give the same notes.
-            temperature: below 1 more predictable, above 1 more surprising; 0 takes the likeliest token always.
+            temperature: below 1 more predictable, above 1 more surprising; 0 takes the likeliest token always. None,
+                also for `top_k` and `top_p`: as the checkpoint's generation configuration says.
             top_k: keep only the k likeliest tokens; 0 keeps all.
             top_p: keep the likeliest tokens that hold this probability together.
             constrain: force tempo, instruments and number of bars. False leaves them to what the model learned
@@ -171,8 +178,10 @@ class MidiGenerator:
         Raises:
             ValueError: a value is out of range or a label is unknown; the message says what is possible.
         """
-        sampling = _Sampling(num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds)
+        sampling = self._sampling(num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds)
         _check_bars(bars)
+        if tempo is not None and not 24 <= tempo <= 200:
+            raise ValueError(f"tempo={tempo} is out of range; choose 24 to 200 beats per minute")
         wishes = {"genre": genre, "artist": artist, "mood": mood, "key": key, "tempo": tempo, "density": density}
         conditions = {name: value for name, value in wishes.items() if value is not None}
         conditions["bars"] = bars
@@ -195,9 +204,9 @@ class MidiGenerator:
         instruments: Sequence[str] | None = None,
         num_outputs: int = 1,
         seed: int | None = None,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 0.95,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         on_bar: BarProgress | None = None,
         stop: threading.Event | None = None,
         max_seconds: float | None = None,
@@ -215,7 +224,7 @@ class MidiGenerator:
             MidiError: the primer cannot be read or does not fit the tokenizer.
             ValueError: as in [`generate`].
         """
-        sampling = _Sampling(num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds)
+        sampling = self._sampling(num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds)
         _check_bars(bars)
         processor = self.processor
         score = processor.load(midi)
@@ -232,10 +241,30 @@ class MidiGenerator:
         opening = [processor.bar_token_id]
         prompt = [*prefix, *processor.window(primer, primer_bars - context, context), *opening]
         task = _Task(conditions, bars, prompt, kept=[*prefix, *primer], opening=opening)
+        task.bar_offset = primer_bars - context
         programs = {(-1 if track.is_drum else track.program) for track in score.tracks if len(track.notes)}
         task.constraints = GenerationConstraints(programs, min_bars=context + bars, max_bars=context + bars)
         self._keep_to(task, instruments, last_prompt_bar=context)
         return self._run(task, sampling)
+
+    def _sampling(self, num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds) -> _Sampling:
+        """The checked settings; what is None comes from the checkpoint, and is neutral where that says nothing."""
+        stored = self.model.generation_config
+
+        def choose(given, name, neutral):
+            value = getattr(stored, name, None) if given is None else given
+            return neutral if value is None else value
+
+        return _Sampling(
+            num_outputs,
+            seed,
+            choose(temperature, "temperature", 1.0),
+            choose(top_k, "top_k", 0),
+            choose(top_p, "top_p", 1.0),
+            on_bar,
+            stop,
+            max_seconds,
+        )
 
     def _keep_to(self, task: _Task, instruments: Sequence[str] | None, last_prompt_bar: int) -> None:
         """Lets only the named families sound, and each of them from a quarter of the new bars on."""
@@ -255,6 +284,9 @@ class MidiGenerator:
         constraints = replace(task.constraints, token_budget=len(task.prompt) + room)
         grammar = GrammarLogitsProcessor(self.processor.grammar, constraints)
         input_ids = torch.tensor([task.prompt] * sampling.num_outputs, device=device)
+        extra = {}
+        if task.bar_offset and "bar_offset" in inspect.signature(self.model.forward).parameters:
+            extra["bar_offset"] = torch.full((len(input_ids),), task.bar_offset, device=device)
         streamer = None
         if sampling.on_bar:
             streamer = BarStreamer(self.processor.bar_token_id, task.bars, sampling.on_bar, len(task.opening))
@@ -271,6 +303,7 @@ class MidiGenerator:
                 pad_token_id=self.processor.pad_token_id,
                 eos_token_id=self.processor.eos_token_id,
                 **sampling.arguments(),
+                **extra,
             )
         seconds = time.perf_counter() - started
         return [self._finish(row[len(task.prompt) :], task, seed, seconds) for row in output.tolist()]
@@ -315,6 +348,8 @@ class _Task:
     """What stands before the new tokens in the result."""
     opening: list[int] = field(default_factory=list)
     """The last tokens of the prompt, where they belong to the new bars."""
+    bar_offset: int = 0
+    """Bars of the result that stand before the first one of the prompt."""
     constraints: GenerationConstraints = field(default_factory=lambda: GenerationConstraints(max_bars=MAX_BARS))
     processors: list[LogitsProcessor] = field(default_factory=list)
     """Run after the grammar."""

@@ -15,14 +15,17 @@ __all__ = ["EnterInstruments"]
 class EnterInstruments(LogitsProcessor):
     """From bar `deadline` on, families that have not sounded yet are given the next onset at which they are legal.
 
-    Runs after the grammar: a program token counts as legal where its score is finite. Rows are followed token by
-    token, so it serves sampling and greedy search, not beams.
+    No bar ends before they have entered. Runs after the grammar: a token counts as legal where its score is finite.
+    Rows are followed token by token, so it serves sampling and greedy search, not beams.
     """
 
     def __init__(self, processor: MidiProcessor, families: Sequence[str], deadline: int):
         """`deadline`: number of the bar, from 1, counted over the whole row."""
         ids = processor.vocabulary.ids
         self.bar_token_id, self.deadline = processor.bar_token_id, deadline
+        self.endings = [processor.bar_token_id, processor.eos_token_id]
+        first = processor.position_token_start
+        self.positions = slice(first, first + processor.num_positions)
         self.family_tokens = [
             [ids[f"Program_{p}"] for p in FAMILY_PROGRAMS[family] if f"Program_{p}" in ids] for family in families
         ]
@@ -43,5 +46,7 @@ class EnterInstruments(LogitsProcessor):
         self.length = length
         due = ~self.heard & (self.bars >= self.deadline)[:, None]
         wanted = (due.to(scores.dtype) @ self.member.to(scores.dtype)).bool() & scores.isfinite()
-        others = wanted.any(-1, keepdim=True) & ~wanted
-        return scores.masked_fill(others, float("-inf"))
+        closed = wanted.any(-1, keepdim=True) & ~wanted
+        later = due.any(-1) & scores[:, self.positions].isfinite().any(-1)
+        closed[:, self.endings] |= later[:, None]
+        return scores.masked_fill(closed, float("-inf"))

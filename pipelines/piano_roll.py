@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_piano_roll"]
 
-# Okabe and Ito (2008), distinguishable with colour vision deficiencies; hatches tell tracks apart without colour.
+# Okabe and Ito (2008), distinguishable with colour vision deficiencies, and two more; from the ninth track on hatched.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C564B")
 
 
@@ -61,7 +61,7 @@ def plot_piano_roll(score: Score, path: str | Path | None = None, title: str | N
         for track in tracks:
             notes = track.notes.numpy()
             colour = "#444444" if track.is_drum else _COLOURS[colour_index % len(_COLOURS)]
-            hatch = None if colour_index < len(_COLOURS) else "///"
+            hatch = "///" if colour_index >= len(_COLOURS) and not track.is_drum else None
             colour_index += not track.is_drum
             smallest = ticks_per_bar / 64
             boxes = [
@@ -70,7 +70,9 @@ def plot_piano_roll(score: Score, path: str | Path | None = None, title: str | N
             ]
             axis.add_collection(PatchCollection(boxes, facecolor=colour, edgecolor="white", linewidth=0.3, hatch=hatch))
             pitches.update(int(pitch) for pitch in notes["pitch"])
-            legend.append(Patch(facecolor=colour, label=program_name(-1 if track.is_drum else track.program)))
+            legend.append(
+                Patch(facecolor=colour, hatch=hatch, label=program_name(-1 if track.is_drum else track.program))
+            )
         axis.set_ylim(min(pitches) - 1.5, max(pitches) + 1.5)
         axis.set_ylabel("drum" if tracks is drums else "pitch")
         axis.set_xlim(1, num_bars + 1)

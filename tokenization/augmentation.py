@@ -7,7 +7,6 @@ import numpy as np
 from partimento.tokenization.codec import decode_ids
 from partimento.tokenization.conditions import KEYS, SLOTS, Conditions, mean_tempo
 from partimento.tokenization.vocabulary import TokenType
-from partimento.tokenization.windows import split_prefix
 
 
 @dataclass(frozen=True)
@@ -92,24 +91,3 @@ class TokenAugmentation:
         piece = decode_ids(ids, self.vocabulary)
         end = int(piece.metre.bar_start(np.array([piece.num_bars]))[0])
         return mean_tempo(piece.tempo_ticks, self.vocabulary.tempos[piece.tempos], end)
-
-    def augment(
-        self,
-        ids,
-        rng: np.random.Generator,
-        semitones: tuple[int, int] | None = (-5, 6),
-        tempo_factors: tuple[float, float] | None = (0.9, 1.1),
-        slot_probability: float = 0.2,
-        all_probability: float = 0.1,
-    ) -> np.ndarray:
-        """All augmentations with random strength; None switches transposition or tempo scaling off."""
-        ids = np.asarray(ids, np.int64)
-        if semitones is not None:
-            low, high = self.transposition_range(ids)
-            shift = int(rng.integers(semitones[0], semitones[1] + 1))
-            if low <= shift <= high:
-                ids = self.transpose(ids, shift)
-        if tempo_factors is not None:
-            ids = self.scale_tempo(ids, rng.uniform(*tempo_factors))
-        prefix, body = split_prefix(ids, self.vocabulary)
-        return np.concatenate([self.drop_conditions(prefix, rng, slot_probability, all_probability), body])

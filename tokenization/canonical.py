@@ -80,6 +80,7 @@ class Piece:
     tempo_ticks: np.ndarray
     tempos: np.ndarray  # index into Vocabulary.tempos
     dropped_programs: tuple[int, ...] = ()
+    source: str = "score"  # what messages call it: the path of the file it was read from, or a kind
 
     @property
     def num_notes(self) -> int:
@@ -204,7 +205,7 @@ def from_score(score: Score, vocabulary: Vocabulary, path: str = "score") -> Pie
     longest = vocabulary.durations[-1]
     steps = np.clip((2 * length * steps_per_quarter + division) // (2 * division), 1, longest)
     tempo_ticks, tempos = read_tempos(score, vocabulary, metre)
-    return assemble(
+    piece = assemble(
         vocabulary,
         metre,
         onsets,
@@ -216,6 +217,7 @@ def from_score(score: Score, vocabulary: Vocabulary, path: str = "score") -> Pie
         tempos,
         dropped,
     )
+    return replace(piece, source=path)
 
 
 def names_of_programs(programs: list[int]) -> str:

@@ -1,8 +1,10 @@
-"""The grammar of token sequences, as data: which type may follow which, and a rule per type about its value.
+"""The grammar of token sequences: which type may follow which, and for some types a rule about the value.
 
-The table alone is MidiTok's type graph, somewhat sharpened. The rules add what the graph cannot know: running program
-and tempo, order of positions and conditions, notes already started at this position. ``TRANSITIONS`` and ``RULES`` are
-the grammar of record; the walker below applies them to one sequence and the logits processor to batches.
+Which type may follow which is data: ``TRANSITIONS``, MidiTok's type graph somewhat sharpened, read by the walker below
+and by the logits processor. The rules add what a graph cannot know: running program and tempo, order of positions and
+conditions, notes already started at this position. They are code, written twice: ``Grammar.is_legal`` states them for
+one sequence and is the grammar of record, ``BatchState.legal`` restates them as tensor operations on a batch. The two
+must change together; the tests compare them token by token.
 """
 
 from dataclasses import dataclass, field
@@ -40,14 +42,6 @@ TRANSITIONS: dict[int, tuple[TokenType, ...]] = {
     EOS: (PAD,),
 }
 TRANSITIONS_WITH_METRES = TRANSITIONS | {BAR: (METRE,)}
-RULES = {
-    CONDITION: "a later slot than the last condition; Inst tokens ascending",
-    POSITION: "greater than the last position of the bar and inside the bar",
-    TEMPO: "differs from the running tempo",
-    PROGRAM: "differs from the running program, which has a pitch left at this position",
-    PITCH: "the running program is no drum program; (program, pitch) is new at this position",
-    DRUM: "the running program is the drum program; (program, pitch) is new at this position",
-}
 
 
 @dataclass
@@ -88,7 +82,13 @@ class Grammar:
         self._positions = self.vocabulary.positions_per_bar.tolist()
 
     def is_legal(self, state: GrammarState, token: int) -> bool:
-        """Whether a token may follow: its type by the table, its value by the rule of the type."""
+        """Whether a token may follow: its type by the table, its value by the rule of the type.
+
+        Condition: a later slot than the last condition, or a later Inst token. Position: later than the last one of
+        the bar and inside the bar. Tempo: not the running one. Program: not the running one, and it has a pitch left
+        at this position. Pitch, PitchDrum: the running program is pitched or the drums, respectively, and has not
+        started this pitch at this position.
+        """
         kind = self.types[token]
         if kind not in self.transitions[state.phase]:
             return False

@@ -79,7 +79,7 @@ class BatchState:
         self.counts[self.rows, program] = count + starts_note
 
     def legal(self, remaining: int | None = None, after_prompt: bool = False) -> torch.Tensor:
-        """[B, V] True where a token may follow.
+        """[B, V] True where a token may follow: the rules of ``Grammar.is_legal`` for all rows, and the constraints.
 
         Args:
             remaining: tokens left in the budget (the same for all rows), or None.

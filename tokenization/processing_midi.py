@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ from partimento.tokenization.errors import (
     MidiTooLongError,
 )
 from partimento.tokenization.grammar import Grammar
-from partimento.tokenization.reading import MidiSource, name_of, read_score
+from partimento.tokenization.reading import MidiSource, read_score
 from partimento.tokenization.vocabulary import PRESETS, Vocabulary, base_tokens, make_miditok, make_tokenizer
 from partimento.tokenization.windows import cut_window, split_prefix
 
@@ -40,7 +41,9 @@ class MidiProcessor(ProcessorMixin):
     Args:
         tokenizer: the exported vocabulary, a plain ``TokenizersBackend``.
         preset: "multitrack", "six_track" or "metres"; the settings behind the base vocabulary.
-        tempo_edges, density_edges, bar_edges: bin edges of the computed conditions.
+        tempo_edges, density_edges: 7 inner edges each of the bins of these computed conditions.
+        bar_edges: what the Bars tokens say, stored with the processor; the vocabulary fixes it, so no other value
+            is accepted.
         max_bars, max_tokens: default limits of ``encode``.
     """
 
@@ -221,7 +224,7 @@ class MidiProcessor(ProcessorMixin):
 
     def encode(
         self,
-        midi: MidiSource,
+        midi: MidiSource | Piece,
         conditions: Mapping | str | None = None,
         add_special_tokens: bool = True,
         max_bars: int | None = None,
@@ -237,23 +240,23 @@ class MidiProcessor(ProcessorMixin):
         Raises: MidiError: bad input or too long. ValueError: unknown condition.
         """
         piece = midi if isinstance(midi, Piece) else self.load_piece(midi)
-        path = name_of(midi)
         max_bars = self.max_bars if max_bars is None else max_bars
         max_tokens = self.max_tokens if max_tokens is None else max_tokens
         remedy = "Pass truncate=True to keep the beginning, or raise the limit"
         if piece.num_bars > max_bars:
             if not truncate:
-                raise MidiTooLongError(path, f"is too long: {piece.num_bars} bars, limit {max_bars}", remedy)
+                raise MidiTooLongError(piece.source, f"is too long: {piece.num_bars} bars, limit {max_bars}", remedy)
             piece = piece.first_bars(max_bars)
         ids = self.encode_with_prefix(piece, conditions, add_special_tokens)
         if len(ids) > max_tokens:
             if not truncate:
-                raise MidiTooLongError(path, f"is too long: {len(ids)} tokens, limit {max_tokens}", remedy)
+                raise MidiTooLongError(piece.source, f"is too long: {len(ids)} tokens, limit {max_tokens}", remedy)
             bars = np.flatnonzero(ids == self.bar_token_id)
             num_bars = int(np.searchsorted(bars, max_tokens - int(add_special_tokens), side="right")) - 1
             piece = piece.first_bars(max(num_bars, 0))
             if not piece.num_notes:
-                raise MidiTooLongError(path, f"is too long: no bar with notes fits into {max_tokens} tokens")
+                reason = f"is too long: no bar with notes fits into {max_tokens} tokens"
+                raise MidiTooLongError(piece.source, reason)
             ids = self.encode_with_prefix(piece, conditions, add_special_tokens)
         return ids.tolist()
 
@@ -307,13 +310,13 @@ class MidiProcessor(ProcessorMixin):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         data = self.decode(ids).resample(FILE_RESOLUTION).dumps_midi()
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.parent / f".{secrets.token_hex(8)}.tmp"  # mkstemp's would be closed to other users
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         return path
 
@@ -379,6 +382,3 @@ class MidiProcessor(ProcessorMixin):
 
     def scale_tempo(self, ids: Ids, factor: float) -> np.ndarray:
         return self.augmentation.scale_tempo(ids, factor)
-
-    def augment(self, ids: Ids, rng, **settings) -> np.ndarray:
-        return self.augmentation.augment(ids, rng, **settings)

@@ -86,7 +86,6 @@ class TrainArguments:
     max_scaler_skips: int = 10
     ema_decay: float = 0.0  # 0: no average
     eval_every: int = 100  # 0: only at update 0 and at the end
-    best_by: Literal["val_nll"] = "val_nll"
     patience: int = 0  # validations without improvement before stopping; 0: never
     min_delta: float = 0.0
     save_every: int = 100  # 0: only at the end
@@ -115,9 +114,9 @@ def load_arguments(path: str | Path, overrides: typing.Sequence[str] = ()) -> Ru
     """Read a recipe and apply `group.key=value` overrides (values are YAML).
 
     Raises:
-        ValueError: unknown key, wrong type, malformed override, or values that contradict each other.
+        ValueError: no YAML, unknown key, wrong type, malformed override, or values that contradict each other.
     """
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    content = _read_yaml(Path(path).read_text(encoding="utf-8"), str(path)) or {}
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping with the groups model, data, train, schedules")
     for override in overrides:
@@ -198,7 +197,14 @@ def _set_override(content: dict[str, Any], override: str) -> None:
         node = node[key]
         if not isinstance(node, dict):
             raise ValueError(f"--set {override}: '{key}' is a value, not a group")
-    node[keys[-1]] = yaml.safe_load(text)
+    node[keys[-1]] = _read_yaml(text, f"--set {override}")
+
+
+def _read_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _build(cls: type, content: Any, prefix: str) -> Any:

@@ -112,12 +112,26 @@ def load_checkpoint(folder: Path, accelerator: Accelerator, allow_resharding: bo
     return LoopState(**{key: value for key, value in values.items() if key in known})
 
 
-def find_checkpoint(output: Path) -> Path | None:
-    """Return the newest `step-N` folder whose manifest verifies, or None."""
+def find_checkpoint(output: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest `step-N` folder whose manifest verifies, and what is wrong with each newer one.
+
+    Returns:
+        (None, []) where there is no `step-N` folder at all.
+
+    Raises:
+        CheckpointError: there are folders, but none verifies.
+    """
+    problems = []
     for folder in reversed(list_checkpoints(output)):
-        if verify_checkpoint(folder) is None:
-            return folder
-    return None
+        problem = verify_checkpoint(folder)
+        if problem is None:
+            return folder, problems
+        problems.append(f"{folder.name}: {problem}")
+    if problems:
+        raise CheckpointError(
+            f"{output}: no checkpoint can be used ({'; '.join(problems)}); restore one, or give another train.output"
+        )
+    return None, []
 
 
 def list_checkpoints(output: Path) -> list[Path]:

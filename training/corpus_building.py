@@ -13,7 +13,14 @@ from pathlib import Path
 from partimento.tokenization import MidiProcessor
 from partimento.training.corpus_merging import count_stages, label_tokens, merge_songs, song_labels
 from partimento.training.corpus_settings import STAGES_VERSION, CorpusSettings, SongSettings
-from partimento.training.corpus_shards import process_shards, read_heavy, read_records, shard_folder
+from partimento.training.corpus_shards import (
+    RETRIED,
+    process_shards,
+    read_heavy,
+    read_records,
+    shard_folder,
+    warn_of_failures,
+)
 from partimento.training.corpus_sources import WORK_FOLDER, Collection, collect
 from partimento.training.corpus_stages import process_file, processors
 from partimento.training.corpus_writing import (
@@ -40,6 +47,7 @@ class Job:
         source, licence: for files without metadata.
         workers, time_limit, shard_size: how the work is done; results do not depend on the number of workers.
         overwrite: replace a corpus made with other settings. keep_work: keep shards and unpacked archives.
+        retry_failures: process files again that ran out of time or crashed a worker in an earlier run.
     """
 
     inputs: Sequence[Path]
@@ -55,6 +63,7 @@ class Job:
     progress: bool = True
     overwrite: bool = False
     keep_work: bool = False
+    retry_failures: bool = False
 
 
 def config_hash(files: list, job: Job, settings: SongSettings, rules: CorpusSettings, vocab_hash: str) -> str:
@@ -87,6 +96,12 @@ def existing_report(out: Path, wanted: str, overwrite: bool) -> dict | None:
     return report
 
 
+def count_failures(report: dict) -> int:
+    """How many files of a finished corpus ran out of time or crashed a worker."""
+    rejected = next(row["rejected"] for row in report["stages"] if row["stage"] == "parse")
+    return sum(rejected.get(reason, 0) for reason in RETRIED)
+
+
 def build_corpus(job: Job, settings: SongSettings, rules: CorpusSettings, function=process_file) -> dict:
     """Run all stages and return the report (also in `<out>/report.json`).
 
@@ -106,10 +121,23 @@ def build_corpus(job: Job, settings: SongSettings, rules: CorpusSettings, functi
     keys = [file.metadata.get("key", "") for file in collection.files]
     wanted = config_hash([labels, keys, collection.rejected], job, settings, rules, (given or base).vocab_hash)
     done = existing_report(job.out, wanted, job.overwrite)
+    given_up = count_failures(done) if done else 0
+    if given_up and job.retry_failures:
+        done = None
+    elif given_up:
+        warn_of_failures(given_up)
     if done is None:
         folder = shard_folder(work, collection.files, settings, job.shard_size, base.vocab_hash)
         shards = process_shards(
-            collection.files, folder, settings, job.shard_size, job.workers, job.time_limit, job.progress, function
+            collection.files,
+            folder,
+            settings,
+            job.shard_size,
+            job.workers,
+            job.time_limit,
+            job.progress,
+            function,
+            job.retry_failures,
         )
         songs = [label | record for label, record in zip(labels, read_records(shards))]
         groups = merge_songs(songs, job.listed, rules)

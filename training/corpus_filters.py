@@ -3,6 +3,8 @@
 The thresholds of Museformer (Yu et al., 2022) are the defaults of `SongSettings`.
 """
 
+import math
+
 import numpy as np
 from symusic.core import ScoreTick
 
@@ -50,7 +52,7 @@ def first_failure(score: ScoreTick, original: ScoreTick, settings: SongSettings)
     if settings.require_melody and not has_melody(list(original.tracks)):
         return "no_melody", f"programs {programs.tolist()}"
     last = max(int(t.notes.numpy()["time"].max()) for t in original.tracks if len(t.notes))
-    tempi = [60e6 / t.mspq for t in original.tempos if t.time <= last] or [120.0]
+    tempi = [60e6 / t.mspq if t.mspq else math.inf for t in original.tempos if t.time <= last] or [120.0]
     if not settings.min_tempo - 0.005 <= min(tempi) <= max(tempi) <= settings.max_tempo + 0.005:
         return "tempo", f"{min(tempi):.1f}-{max(tempi):.1f} bpm"
     pitched = notes["pitch"][notes["program"] != DRUMS]

@@ -59,10 +59,41 @@ def read_split_list(path: Path, split: str) -> dict[str, str]:
     return listed
 
 
+def join_lists(listed: dict[str, str], more: dict[str, str], where: str) -> None:
+    """Add `more` to `listed` in place.
+
+    Raises:
+        ValueError: an MD5 that is in both, with different splits.
+    """
+    for md5, split in more.items():
+        if listed.setdefault(md5, split) != split:
+            raise ValueError(f"{where}: {md5} is listed in the split {split} here and in {listed[md5]} before")
+
+
 def read_split_table(path: Path, column: str) -> dict[str, str]:
-    """MD5 -> split from a CSV with columns `md5` and `column`; empty cells are no entry."""
+    """MD5 -> split from a CSV with columns `md5` and `column`; an empty cell of `column` is no entry.
+
+    Raises:
+        ValueError: a column is missing, a split is unknown, or an MD5 is none or is listed in two splits.
+    """
+    listed: dict[str, str] = {}
     with Path(path).open(encoding="utf-8-sig", newline="") as handle:
-        return {r["md5"].lower(): SPLIT_NAMES[r[column].lower()] for r in csv.DictReader(handle) if r.get(column)}
+        reader = csv.DictReader(handle)
+        columns = reader.fieldnames or []
+        for name in ("md5", column):
+            if name not in columns:
+                raise ValueError(f"{path}: no column {name!r}; it has {', '.join(columns) or 'none'}")
+        for row in reader:
+            split, md5 = (row[column] or "").strip().lower(), (row["md5"] or "").strip().lower()
+            where = f"{path}:{reader.line_num}"
+            if not split:
+                continue
+            if split not in SPLIT_NAMES:
+                raise ValueError(f"{where}: split {split!r} is unknown; choose one of {', '.join(SPLIT_NAMES)}")
+            if not re.fullmatch(r"[0-9a-f]{32}", md5):
+                raise ValueError(f"{where}: {md5!r} is no MD5")
+            join_lists(listed, {md5: SPLIT_NAMES[split]}, where)
+    return listed
 
 
 def song_labels(file: SongFile, lakh: LakhLabels, settings: CorpusSettings) -> dict:

@@ -1,6 +1,7 @@
 """Processing in shards: what was done survives a kill, and a second run goes on where the first one stopped."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -37,6 +38,8 @@ SHARD_SCHEMA = pa.schema(
     }
 )
 HEAVY = ("midi", "body")
+RETRIED = ("time_limit", "worker_crash")  # may be the machine's fault, not the file's
+logger = logging.getLogger(__name__)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -63,13 +66,26 @@ def process_shards(
     time_limit: float,
     progress: bool = True,
     function=process_file,
+    retry_failures: bool = False,
 ) -> list[Path]:
-    """Process all files into shards of `size` files, skipping shards that exist; returns the shards in order."""
+    """Process all files into shards of `size` files, skipping shards that exist; returns the shards in order.
+
+    Args:
+        retry_failures: process the files again that ran out of time or crashed a worker in an earlier run.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shards = [folder / f"shard-{i:05d}.parquet" for i in range(-(-len(files) // size))]
     missing = [i for i, path in enumerate(shards) if not path.exists()]
     numbers = [n for i in missing for n in range(i * size, min((i + 1) * size, len(files)))]
     open_shards: dict[int, dict[int, dict]] = {i: {} for i in missing}
+    failed = [n for i, path in enumerate(shards) if i not in open_shards for n in failures_in(path, i * size)]
+    if retry_failures:
+        for i in sorted({n // size for n in failed}):
+            records = pq.read_table(shards[i]).to_pylist()
+            open_shards[i] = {n: r for n, r in enumerate(records, i * size) if r["reason"] not in RETRIED}
+        numbers = sorted([*numbers, *failed])
+    elif failed:
+        warn_of_failures(len(failed))
     tasks = (SongTask(str(files[n].path), files[n].metadata.get("key", ""), settings) for n in numbers)
     results = run_tasks(function, tasks, workers, time_limit)
     bar = tqdm(results, total=len(files), initial=len(files) - len(numbers), unit="file", disable=not progress)
@@ -83,6 +99,21 @@ def process_shards(
             done = open_shards.pop(shard)
             write_table(pa.Table.from_pylist([done[n] for n in sorted(done)], schema=SHARD_SCHEMA), shards[shard])
     return shards
+
+
+def failures_in(shard: Path, first: int) -> list[int]:
+    """Numbers of the files of a shard, whose first file has the number `first`, that are worth another try."""
+    reasons = pq.read_table(shard, columns=["reason"])["reason"].to_pylist()
+    return [n for n, reason in enumerate(reasons, first) if reason in RETRIED]
+
+
+def warn_of_failures(number: int) -> None:
+    """Tell how many files an earlier run gave up."""
+    logger.warning(
+        "%d files ran out of time or crashed a worker in an earlier run and stay rejected; "
+        "--retry-failures tries them again",
+        number,
+    )
 
 
 def read_records(shards: Sequence[Path]) -> list[dict]:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 import partimento.modeling  # noqa: F401  (registers the architectures)
+from partimento.pipelines.generation import resolve_model
 from partimento.tokenization import MidiProcessor
 from partimento.training.likelihood import CountedTokens, model_token_nll, score_songs
 from partimento.training.likelihood_report import add_row, find_alarms, markdown
@@ -45,7 +46,9 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="model folder or Hub id; without it only the n-gram model is evaluated")
+    parser.add_argument(
+        "--model", help="model folder, embedded checkpoint or Hub id; without it only the n-gram model is evaluated"
+    )
     parser.add_argument("--corpus", type=Path, required=True, help="folder written by prepare_data.py")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
     parser.add_argument("--ngram", type=int, default=5, metavar="ORDER", help="order of the n-gram model; 0: none")
@@ -64,19 +67,33 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit status."""
     args = make_parser().parse_args(arguments)
+    try:
+        evaluate(args, sys.argv[1:] if arguments is None else arguments)
+    except (ValueError, OSError) as error:
+        print(f"evaluate_model.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def evaluate(args: argparse.Namespace, command: list[str]) -> None:
+    """Score all splits, then write and print the report."""
     report_paths(args.output)
     if args.model is None and args.ngram == 0:
-        raise SystemExit("nothing to evaluate: give --model, or an order of --ngram above 0")
+        raise ValueError("nothing to evaluate: give --model, or an order of --ngram above 0")
+    if not (args.corpus / "processor").is_dir():
+        raise ValueError(f"{args.corpus}: no corpus (a folder written by prepare_data.py)")
+    source = None if args.model is None else resolve_model(args.model)
     processor = MidiProcessor.from_pretrained(args.corpus / "processor")
-    check_vocabulary(processor, args.corpus, args.splits, args.model)
+    check_vocabulary(processor, args.corpus, args.splits, source)
     splits = choose_songs(args.corpus, args.splits, args.max_songs, args.seed)
     report: dict[str, Any] = {
         "model": args.model,
         "corpus": str(args.corpus),
         "vocab_hash": processor.vocab_hash,
-        "command": "python training/evaluate_model.py " + " ".join(sys.argv[1:] if arguments is None else arguments),
+        "command": "python training/evaluate_model.py " + " ".join(command),
         "log_base": {"nats": "e", "bits": 2},
         "seed": args.seed,
         "max_tokens": args.max_tokens,
@@ -89,9 +106,9 @@ def main(arguments: list[str] | None = None) -> None:
         low, high = args.ngram_transpose
         shifts = list(range(low, high + 1))
         report["ngram_transposed"] = add_ngram("ngram_transposed", shifts, report["splits"], splits, args, processor)
-    if args.model is not None:
+    if source is not None:
         counted = CountedTokens.from_processor(processor)
-        report["parameters"], report["precision"] = add_model(report["splits"], splits, args, counted)
+        report["parameters"], report["precision"] = add_model(report["splits"], splits, source, args, counted)
     if {"validation", "test"} <= set(report["splits"]) and args.model is not None:
         loss = {
             split: report["splits"][split]["model"]["all_conditions"]["nats_per_token"] for split in report["splits"]
@@ -166,12 +183,16 @@ def load_model(name: str) -> torch.nn.Module:
 
 
 def add_model(
-    report: dict[str, Any], splits: dict[str, list[Song]], args: argparse.Namespace, counted: CountedTokens
+    report: dict[str, Any],
+    splits: dict[str, list[Song]],
+    source: str,
+    args: argparse.Namespace,
+    counted: CountedTokens,
 ) -> tuple[int, str]:
     """Score every split with the neural model; returns its parameter count and how it was computed."""
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    model = load_model(args.model).to(device)
+    model = load_model(source).to(device)
     for split, songs in splits.items():
         for conditions in CONDITIONS:
             sequences, masks = inputs_of(songs, conditions, args.max_tokens, counted.bar_token_id)
@@ -192,4 +213,4 @@ def add_model(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from partimento.tokenization import MidiProcessor
 from partimento.training.batch_plan import cut_batches
-from partimento.training.songs import Song
+from partimento.training.songs import Song, note_token_ids
 
 PREFIX_LENGTHS = (1_024, 5_120, 10_240)  # PPL(N) of Museformer (arXiv 2210.10349), table 1
 LN2 = float(np.log(2.0))
@@ -30,9 +30,7 @@ class CountedTokens:
 
     @classmethod
     def from_processor(cls, processor: MidiProcessor) -> "CountedTokens":
-        vocabulary = processor.tokenizer.get_vocab()
-        notes = sorted(index for token, index in vocabulary.items() if token.startswith("Duration_"))
-        return cls(len(vocabulary), processor.bar_token_id, np.array(notes))
+        return cls(len(processor.vocabulary.tokens), processor.bar_token_id, note_token_ids(processor))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrai
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import partimento.modeling  # registers our architectures
+from partimento.tokenization import MidiProcessor
 from partimento.training.arguments import ModelArguments, nearest
 from partimento.training.checkpointing import flush_folder, replace_folder
 
@@ -57,12 +58,7 @@ def build_model(arguments: ModelArguments, processor: Any) -> PreTrainedModel:
         options["attn_implementation"] = arguments.attn_implementation
     if arguments.init_from:
         model = auto_class.from_pretrained(arguments.init_from, dtype=torch.float32, **options, **arguments.config)
-        size = processor.model_config_kwargs()["vocab_size"]
-        if model.config.vocab_size != size:
-            raise ValueError(
-                f"model.init_from {arguments.init_from} has a vocabulary of {model.config.vocab_size}, the corpus "
-                f"{size}: tokenise the corpus with the processor of that model"
-            )
+        adopt_vocabulary(model, arguments.init_from, processor)
     else:
         model = auto_class.from_config(build_config(arguments, processor), dtype=torch.float32, **options)
     if arguments.gradient_checkpointing:
@@ -70,6 +66,36 @@ def build_model(arguments: ModelArguments, processor: Any) -> PreTrainedModel:
     if model.can_generate():
         set_generation_defaults(model, processor, arguments.generation)
     return model
+
+
+def adopt_vocabulary(model: PreTrainedModel, source: str, processor: Any) -> None:
+    """Give the model new rows for tokens that the corpus has behind those of the model's own processor.
+
+    Raises:
+        ValueError: the tokens of `source` are not the first ones of the corpus.
+    """
+    try:
+        own = MidiProcessor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.init_from {source}: no usable processor beside the weights, so what their token ids mean is "
+            f"unknown ({error})"
+        ) from None
+    if model.config.vocab_size != len(own.vocabulary.tokens):
+        raise ValueError(
+            f"model.init_from {source}: {model.config.vocab_size} tokens in the model, "
+            f"{len(own.vocabulary.tokens)} in the processor beside it"
+        )
+    if own.vocab_hash == processor.vocab_hash:
+        return
+    before, now = own.vocabulary.tokens, processor.vocabulary.tokens
+    if own.preset != processor.preset or now[: len(before)] != before:
+        raise ValueError(
+            f"model.init_from {source} has another vocabulary than the corpus ({own.vocab_hash}, "
+            f"{processor.vocab_hash}): prepare the corpus with --processor {source}"
+        )
+    model.resize_token_embeddings(len(now))
+    assert model.config.vocab_size == len(now)
 
 
 def set_generation_defaults(model: PreTrainedModel, processor: Any, settings: dict[str, Any]) -> None:

@@ -23,10 +23,12 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from partimento.training.corpus_building import Job, build_corpus
-from partimento.training.corpus_merging import SPLIT_NAMES, read_split_list, read_split_table
+from partimento.training.corpus_merging import SPLIT_NAMES, join_lists, read_split_list, read_split_table
 from partimento.training.corpus_settings import PROFILES, profile_defaults, settings_from
 from partimento.training.corpus_sources import collect_md5s
 from partimento.training.corpus_writing import report_lines
@@ -43,6 +45,28 @@ SWITCH = argparse.BooleanOptionalAction
 GENRE_SOURCES = ("topmagd", "tagtraum-cd1", "tagtraum-cd2", "tagtraum-cd2c")  # in order of preference
 
 
+def with_defaults(group: argparse._ArgumentGroup) -> Callable[..., None]:
+    """`add_argument` of the group, with what the profiles set at the end of the help texts."""
+    profiles = {name: profile_defaults(name) for name in PROFILES}
+
+    def shown(value: Any) -> str:
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        if isinstance(value, tuple):
+            value = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+        return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+
+    def add(option: str, *, help: str, **settings: Any) -> None:
+        name = option.removeprefix("--").replace("-", "_")
+        if name in profiles["paper"]:
+            texts = {profile: shown(values[name]) for profile, values in profiles.items()}
+            different = len(set(texts.values())) > 1
+            help += f" [{', '.join(f'{p}: {text}' for p, text in texts.items()) if different else texts['paper']}]"
+        group.add_argument(option, help=help, **settings)
+
+    return add
+
+
 def make_parser() -> argparse.ArgumentParser:
     """All options; thresholds without a value take it from the profile."""
     parser = argparse.ArgumentParser(
@@ -54,40 +78,44 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("inputs", nargs="+", type=Path, help="folders, .zip or .tar.gz archives, or MIDI files")
     add("-o", "--out", required=True, type=Path, help="folder of the corpus")
-    add("--profile", choices=PROFILES, default="paper", help="set of defaults; values of the paper in [brackets]")
+    add("--profile", choices=PROFILES, default="paper", help="set of defaults, shown in [brackets] below [paper]")
     add("--workers", type=int, default=2, help="processes; 0 works in this one, unprotected")
     add("--time-limit", type=float, default=60.0, help="seconds per file")
     add("--shard-size", type=int, default=256, help="files per shard, the unit of resuming")
     add("--overwrite", action="store_true", default=False, help="replace a corpus made with other settings")
+    add(
+        "--retry-failures", action="store_true", default=False,
+        help="try files again that crashed a worker or took too long (a finished corpus without OUT/.work: all files)",
+    )  # fmt: skip
     add("--keep-work", action="store_true", default=False, help="keep shards and unpacked archives in OUT/.work")
     add("--strict", action="store_true", default=False, help="exit status 1 if any file cannot be read or parsed")
     add("--quiet", action="store_true", default=False, help="no progress bar")
     add("--source", default="", help="source of files whose metadata names none")
     add("--licence", default="", help="licence of files whose metadata names none")
 
-    song = parser.add_argument_group("songs").add_argument
+    song = with_defaults(parser.add_argument_group("songs"))
     song("--preset", choices=("multitrack", "six_track", "metres"), help="vocabulary (--six-track implies six_track)")
-    song("--six-track", action=SWITCH, help="compress to melody, piano, guitar, strings, bass, drums [on]")
-    song("--trim", action=SWITCH, help="remove empty bars at both ends [on]")
-    song("--time-signatures", nargs="+", metavar="N/D", help="allowed time signatures [4/4]")
-    song("--min-instruments", type=int, help="programs, drums included [2]")
-    song("--require-melody", action=SWITCH, help="a melody program (73-88) or a predicted melody track [on]")
-    song("--min-tempo", type=float, help="bpm, every tempo event [24]")
-    song("--max-tempo", type=float, help="bpm, every tempo event [200]")
-    song("--min-pitch", type=int, help="without drums [21]")
-    song("--max-pitch", type=int, help="without drums [108]")
-    song("--max-note-beats", type=float, help="longest note [16]")
-    song("--max-empty-bars", type=int, help="bars without sound between first and last onset [3]")
-    song("--reject-single-pitch", action=SWITCH, help="songs whose pitches are all equal [on]")
-    song("--reject-single-duration", action=SWITCH, help="songs whose durations are all equal [on]")
-    song("--min-bars", type=int, help="[25]")
-    song("--max-bars", type=int, help="[256]")
-    song("--max-tokens", type=int, help="without BOS, EOS and conditions [47000]")
-    song("--normalise-key", action=SWITCH, help="shift to C major or A minor [on]")
+    song("--six-track", action=SWITCH, help="compress to melody, piano, guitar, strings, bass, drums")
+    song("--trim", action=SWITCH, help="remove empty bars at both ends")
+    song("--time-signatures", nargs="+", metavar="N/D", help="allowed time signatures")
+    song("--min-instruments", type=int, help="programs, drums included")
+    song("--require-melody", action=SWITCH, help="a melody program (73-88) or a predicted melody track")
+    song("--min-tempo", type=float, help="bpm, every tempo event")
+    song("--max-tempo", type=float, help="bpm, every tempo event")
+    song("--min-pitch", type=int, help="without drums")
+    song("--max-pitch", type=int, help="without drums")
+    song("--max-note-beats", type=float, help="longest note")
+    song("--max-empty-bars", type=int, help="bars without sound between first and last onset")
+    song("--reject-single-pitch", action=SWITCH, help="songs whose pitches are all equal")
+    song("--reject-single-duration", action=SWITCH, help="songs whose durations are all equal")
+    song("--min-bars", type=int, help="shortest song")
+    song("--max-bars", type=int, help="longest song")
+    song("--max-tokens", type=int, help="without BOS, EOS and conditions")
+    song("--normalise-key", action=SWITCH, help="shift to C major or A minor")
     song("--midi", choices=("processed", "original"), help="which bytes the column `midi` holds")
 
-    corpus = parser.add_argument_group("duplicates, groups, splits").add_argument
-    corpus("--signature-duplicates", action=SWITCH, help="equal duration, bars, notes, onsets, instruments [on]")
+    corpus = with_defaults(parser.add_argument_group("duplicates, groups, splits"))
+    corpus("--signature-duplicates", action=SWITCH, help="equal duration, bars, notes, onsets, instruments")
     corpus("--melody-containment", type=float, help="share of the smaller song's melodic steps that makes a group")
     corpus("--min-shared-melody", type=int, help="and how many they share at least")
     corpus("--bar-containment", type=float, help="share of the smaller song's bars that makes a group")
@@ -95,13 +123,13 @@ def make_parser() -> argparse.ArgumentParser:
     corpus("--max-shingle-songs", type=int, help="steps or bars in more songs than this are generic")
     corpus("--max-group-fraction", type=float, help="largest group that resemblance may form")
     corpus("--group-columns", nargs="*", choices=("title", "artist"), help="equal values also make a group")
-    corpus("--split-ratio", nargs=3, type=float, metavar=("TRAIN", "VALID", "TEST"), help="[8 1 1]")
+    corpus("--split-ratio", nargs=3, type=float, metavar=("TRAIN", "VALID", "TEST"), help="sizes of the splits")
     corpus("--stratify", choices=("", "source", "genre"), help="share out the splits inside each source or genre")
     corpus("--split-list", action="append", default=[], metavar="SPLIT=FILE", help="imported MD5 list, repeatable")
     corpus("--split-table", default="", metavar="FILE:COLUMN", help="CSV with `md5` and a column of splits")
     corpus("--unlisted", choices=("hash", "drop"), help="songs on no imported list")
 
-    label = parser.add_argument_group("labels").add_argument
+    label = with_defaults(parser.add_argument_group("labels"))
     label("--heuristic-genres", choices=("keep", "drop"), help="genres whose genre_basis says `heuristic`")
     label("--min-genre-count", type=int, help="songs that make a genre a token")
     label("--min-artist-count", type=int, help="songs that make an artist a token")
@@ -139,13 +167,35 @@ def read_splits(args: argparse.Namespace) -> dict[str, str]:
     listed: dict[str, str] = {}
     if args.split_table:
         path, _, column = args.split_table.rpartition(":")
-        listed |= read_split_table(Path(path), column)
+        if not path or not column:
+            raise ValueError(f"--split-table {args.split_table!r} must read FILE:COLUMN")
+        listed = read_split_table(Path(path), column)
     for entry in args.split_list:
         split, _, path = entry.partition("=")
         if split not in SPLIT_NAMES or not path:
             raise ValueError(f"--split-list {entry!r} must read SPLIT=FILE with SPLIT one of {', '.join(SPLIT_NAMES)}")
-        listed |= read_split_list(Path(path), split)
+        join_lists(listed, read_split_list(Path(path), split), path)
     return listed
+
+
+def check_options(given: dict[str, Any]) -> None:
+    """Refuse options that contradict each other.
+
+    Args:
+        given: the options of the command line, without what the profile adds.
+
+    Raises:
+        ValueError: naming both options and the remedy.
+    """
+    preset = given.get("preset")
+    if given.get("six_track") and preset not in (None, "six_track"):
+        raise ValueError(f"--six-track cannot be joined with --preset {preset}: leave one of them out")
+    other = [signature for signature in given.get("time_signatures", ()) if signature != "4/4"]
+    if other and preset != "metres":
+        raise ValueError(f"--time-signatures {' '.join(other)} needs --preset metres: other vocabularies hold 4/4 only")
+    counts = [f"--min-{label}-count" for label in ("genre", "artist", "mood") if f"min_{label}_count" in given]
+    if counts and given["processor"] is not None:
+        raise ValueError(f"{', '.join(counts)} cannot be joined with --processor, whose labels are kept as they are")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -157,6 +207,7 @@ def main(argv: list[str] | None = None) -> int:
         values["preset"] = "six_track"
     started = time.monotonic()
     try:
+        check_options(vars(args))
         settings, rules = settings_from(values)
         names = ("inputs", "out", "processor", "source", "licence", "workers", "time_limit", "shard_size", "overwrite")
         job = Job(
@@ -165,6 +216,7 @@ def main(argv: list[str] | None = None) -> int:
             listed=read_splits(args),
             progress=not args.quiet,
             keep_work=args.keep_work,
+            retry_failures=args.retry_failures,
         )
         report = build_corpus(job, settings, rules)
     except (OSError, ValueError) as exc:

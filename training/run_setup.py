@@ -14,9 +14,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 
 from partimento.tokenization import MidiProcessor
-from partimento.training.arguments import RunArguments
+from partimento.training.arguments import RunArguments, TrainArguments
 from partimento.training.checkpointing import (
     CheckpointError,
+    LoopState,
     clean_partial,
     find_checkpoint,
     list_checkpoints,
@@ -133,20 +134,23 @@ def start_or_resume(loop: TrainingLoop, resume: str, allow_resharding: bool = Fa
         output.mkdir(parents=True, exist_ok=True)
         clean_partial(output)
     accelerator.wait_for_everyone()
-    folder = find_checkpoint(output) if resume in ("auto", "never") else Path(resume)
+    folder, skipped = find_checkpoint(output) if resume in ("auto", "never") else (Path(resume), [])
+    for problem in skipped:
+        accelerator.print(f"skipped a newer checkpoint that does not verify: {problem}", file=sys.stderr)
+    changes = []
     if folder is not None:
-        resume_from(loop, folder, allow_resharding)
+        changes = resume_from(loop, folder, allow_resharding)
     else:
         loop.log.cut_back(-1)
         loop.log.write("event", 0, event="start", parameters=loop.plain_model.num_parameters())
     if accelerator.is_main_process:
-        record_run(loop)
+        record_run(loop, changes, resumed=folder is not None)
     if loop.train.report_to:
         accelerator.init_trackers("tracking")
 
 
-def resume_from(loop: TrainingLoop, folder: Path, allow_resharding: bool) -> None:
-    """Load one checkpoint folder into the loop and cut the log back to it."""
+def resume_from(loop: TrainingLoop, folder: Path, allow_resharding: bool) -> list[str]:
+    """Load one checkpoint folder into the loop and cut the log back to it; return all settings that changed."""
     problem = verify_checkpoint(folder)
     if problem is not None:
         raise CheckpointError(f"{folder}: {problem}")
@@ -157,35 +161,67 @@ def resume_from(loop: TrainingLoop, folder: Path, allow_resharding: bool) -> Non
     loop.state = load_checkpoint(folder, loop.accelerator, allow_resharding)
     if loop.average is not None and (folder / loop.average.FILE).exists():
         loop.average.load(folder)
-    if loop.state.update < loop.train.max_updates and loop.state.finished in ("max_updates", "patience"):
-        loop.state.finished = None  # the limit was raised
-    changes = changed_settings(facts["arguments"], loop.facts["arguments"])
+    apply_raised_limits(loop.state, facts["arguments"]["train"], loop.train)
+    changes = changed_settings(facts["arguments"], loop.facts["arguments"], FREE_SETTINGS)
     loop.log.cut_back(loop.state.update)
     loop.log.write("event", loop.state.update, event="resume", folder=folder.name, changed=changes)
     if changes:
         loop.accelerator.print(f"resumed with other settings: {', '.join(changes)}", file=sys.stderr)
+    return changed_settings(facts["arguments"], loop.facts["arguments"], {})
 
 
-def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return `group.key: old -> new` for every setting that makes the rest of the run differ from an unbroken one."""
+def apply_raised_limits(state: LoopState, before: dict[str, Any], train: TrainArguments) -> None:
+    """Let a run go on that has reached a limit, where the limit is now higher than what was used.
+
+    Args:
+        before: the group `train` of the session that wrote the checkpoint.
+    """
+    old, new = before.get("max_minutes", 0.0), train.max_minutes
+    if old and (not new or (new > old and state.seconds < new * 60)):
+        state.planned_updates = 0
+        if state.finished == "max_minutes":
+            state.finished = None
+    reached = state.planned_updates and state.update >= state.planned_updates  # by the clock
+    if state.finished in ("max_updates", "patience") and state.update < train.max_updates and not reached:
+        state.finished = None
+
+
+def changed_settings(before: dict[str, Any], now: dict[str, Any], free: dict[str, set[str]]) -> list[str]:
+    """Return `group.key: old -> new` for every setting that is not `free`."""
     changes = []
     for group in ("model", "data", "train"):
         for key, value in now[group].items():
-            if key not in FREE_SETTINGS.get(group, ()) and before[group].get(key) != value:
+            if key not in free.get(group, ()) and before[group].get(key) != value:
                 changes.append(f"{group}.{key}: {before[group].get(key)} -> {value}")
     if before["schedules"] != now["schedules"]:
         changes.append("schedules")
     return changes
 
 
-def record_run(loop: TrainingLoop) -> None:
-    """Write `config.yaml` (a recipe that repeats the run) and `run.json` (versions, commit, hashes, command)."""
+def record_run(loop: TrainingLoop, changes: list[str], resumed: bool) -> None:
+    """Write `config.yaml` (the recipe the run began with) and `run.json` (versions, commit, hashes, command).
+
+    Resuming keeps both and adds an entry to `sessions` in `run.json`, with the settings that changed.
+    """
+    path = loop.output / "run.json"
+    names = ("commit", "command", "started", "resumed_at")
+    session = {
+        "commit": git_commit(),
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "resumed_at": loop.state.update,
+        "changed": changes,
+    }
+    if resumed and path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        first = {name: record.get(name) for name in names} | {"changed": []}
+        record["sessions"] = [*record.get("sessions", [first]), session]
+        write_atomically(path, json.dumps(record, indent=1, default=str))
+        return
     text = yaml.safe_dump(loop.arguments.to_dict(), sort_keys=False, allow_unicode=True)
     write_atomically(loop.output / "config.yaml", text)
     record = {
-        "command": sys.argv,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": git_commit(),
+        **{name: session[name] for name in names},
         "libraries": {name: library_version(name) for name in LIBRARIES},
         "python": platform.python_version(),
         "processes": loop.accelerator.num_processes,
@@ -196,9 +232,9 @@ def record_run(loop: TrainingLoop) -> None:
         "vocab_hash": loop.facts["vocab_hash"],
         "songs": {"train": len(loop.data.train), "validation": len(loop.data.validation)},
         "tokens": {"train": len(loop.data.train.ids), "validation": len(loop.data.validation.ids)},
-        "resumed_at": loop.state.update,
+        "sessions": [session],
     }
-    write_atomically(loop.output / "run.json", json.dumps(record, indent=1, default=str))
+    write_atomically(path, json.dumps(record, indent=1, default=str))
 
 
 def git_commit() -> str | None:

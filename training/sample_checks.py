@@ -15,6 +15,7 @@ import numpy as np
 
 from partimento.tokenization import MidiProcessor
 from partimento.tokenization.conditions import KEYS
+from partimento.training.songs import note_token_ids
 
 DEFAULT_INSTRUMENTS = (
     ("piano", "bass", "drums"),
@@ -205,9 +206,8 @@ def relative_key(key: str) -> str:
 
 def _notes_of_bars(body: Sequence[int], processor: MidiProcessor) -> list[int]:
     """Number of notes that begin in each bar."""
-    vocabulary = processor.tokenizer.get_vocab()
-    is_note = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
-    is_note[[index for token, index in vocabulary.items() if token.startswith("Duration_")]] = True
+    is_note = np.zeros(len(processor.vocabulary.tokens), dtype=bool)
+    is_note[note_token_ids(processor)] = True
     ids = np.asarray(body, dtype=np.int64)
     starts = np.flatnonzero(ids == processor.bar_token_id)
     return [int(n) for n in np.add.reduceat(is_note[ids].astype(np.int64), starts)] if len(starts) else []

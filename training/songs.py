@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet
 
 from partimento.tokenization import MidiProcessor
+from partimento.tokenization.vocabulary import TokenType
 
 CONDITIONS = ("all_conditions", "no_conditions")
 
@@ -32,9 +33,8 @@ def read_songs(corpus: str | Path, split: str) -> list[Song]:
     Raises:
         FileNotFoundError: the split has no Parquet file.
     """
-    files = _split_files(corpus, split)
     songs = []
-    for file in files:
+    for file in split_files(corpus, split):
         table = pyarrow.parquet.read_table(file, columns=["input_ids", "genre", "md5"])
         for column in table.to_batches():
             rows = column.column("input_ids")
@@ -48,12 +48,17 @@ def read_songs(corpus: str | Path, split: str) -> list[Song]:
 
 def corpus_vocab_hash(corpus: str | Path, split: str) -> str | None:
     """Hash of the vocabulary that the split was tokenised with, from the schema metadata."""
-    metadata = pyarrow.parquet.read_schema(_split_files(corpus, split)[0]).metadata or {}
+    metadata = pyarrow.parquet.read_schema(split_files(corpus, split)[0]).metadata or {}
     value = metadata.get(b"partimento.vocab_hash")
     return value.decode() if value is not None else None
 
 
-def _split_files(corpus: str | Path, split: str) -> list[Path]:
+def split_files(corpus: str | Path, split: str) -> list[Path]:
+    """The Parquet files of a split, in order.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
     files = sorted(Path(corpus).glob(f"tokenized/{split}-*.parquet"))
     if not files:
         raise FileNotFoundError(f"{corpus}: no tokenized/{split}-*.parquet; make the corpus with prepare_data.py")
@@ -74,6 +79,11 @@ def fingerprint(songs: list[Song]) -> str:
     for song in songs:
         digest.update(len(song.ids).to_bytes(8, "little") + song.ids.tobytes())
     return digest.hexdigest()[:16]
+
+
+def note_token_ids(processor: MidiProcessor) -> np.ndarray:
+    """Ids of the tokens of which every note has exactly one, ascending."""
+    return processor.vocabulary.of_type(TokenType.DURATION)
 
 
 def first_bar(ids: np.ndarray, bar_token_id: int) -> int:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from partimento.tokenization.vocabulary import Vocabulary
 from partimento.tokenization.windows import cut_window
+from partimento.training.songs import split_files
 
 NUM_RESTORED = 3  # Position, Tempo and Program at most
 
@@ -46,11 +47,8 @@ class TokenCorpus:
             FileNotFoundError: no such shards.
             ValueError: tokenised with another vocabulary.
         """
-        shards = sorted(Path(folder).glob(f"tokenized/{split}-*.parquet"))
-        if not shards:
-            raise FileNotFoundError(f"{folder}/tokenized/{split}-*.parquet: no such files; run prepare_data.py first")
         parts, lengths, names = [], [], []
-        for shard in shards:
+        for shard in split_files(folder, split):
             file = pq.ParquetFile(shard)
             stored = (file.schema_arrow.metadata or {}).get(b"partimento.vocab_hash", b"").decode()
             if stored != vocabulary.content_hash:

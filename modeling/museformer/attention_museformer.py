@@ -5,9 +5,13 @@ and differ only in how they skip what is invisible:
 
     eager           dense boolean mask, matmul and softmax; the reference, any dtype
     sdpa            the same mask handed to PyTorch's fused attention; O(n^2) mask memory
-    flex_attention  block-sparse, from bar ranges per 128-token block; CUDA for training, inference only on a CPU
+    flex_attention  block-sparse, from bar ranges per 128-token block; CUDA for training, inference only on a CPU.
+                    Compiled once per power of two of the batch's tokens. Several tokens that continue a cache take
+                    what `auto` would, with a warning.
     bar_gather      every bar gathers its own key list; linear memory and time, any device, float64 too
     auto            sdpa for short rows, bar_gather for long ones (`choose_backend`)
+
+A single token that continues a cache is one dense product over the keys it sees, with every back-end.
 
 Shapes: query `[B, heads, q, head_dim]`, key and value `[B, heads, S + k, head_dim]`, result `[B, q, heads, head_dim]`.
 """
@@ -26,6 +30,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
 from .structure_museformer import (
+    FLEX_BLOCK,
     GatherChunk,
     content_block_mask,
     content_chunks,
@@ -43,6 +48,8 @@ BACKENDS = ("auto", "eager", "sdpa", "flex_attention", "bar_gather")
 SHORT_ROW = 384
 # Queries per gathered tile: longer bars are split, so that a long bar does not widen its neighbours' chunk.
 TILE = 192
+# Compiled variants of flex_attention: one per power of two of the batch's tokens, precision and gradient mode.
+FLEX_COMPILATIONS = 64
 # Padded attention weights computed at a time: what fits a CPU cache, and what fills a GPU.
 CHUNK_WEIGHTS = {"cpu": 2**21, "cuda": 2**26}
 
@@ -80,7 +87,15 @@ def sdpa_attention(module, query, key, value, mask, *, dropout=0.0, scaling, **k
 
 @functools.cache
 def _compiled_flex_attention():
-    return torch.compile(torch_flex_attention, dynamic=False)
+    # fullgraph: past the limit of compilations an error, not the unfused kernel with its n x n scores
+    return torch.compile(torch_flex_attention, dynamic=False, fullgraph=True)
+
+
+def _flat_rows(states, blocks_of: list[int], length: int):
+    """`[B, h, k, d]`, the segments of every row (sizes `blocks_of`) padded to whole blocks, as `[1, h, length, d]`."""
+    segments = states.transpose(1, 2).split(blocks_of, 1)
+    states = torch.cat([F.pad(s, (0, 0, 0, 0, 0, -s.shape[1] % FLEX_BLOCK)) for s in segments], 1).flatten(0, 1)
+    return F.pad(states, (0, 0, 0, 0, 0, length - len(states))).transpose(0, 1)[None].contiguous()
 
 
 def flex_attention(module, query, key, value, mask, *, dropout=0.0, scaling, num_summaries=0, **kwargs):
@@ -99,14 +114,15 @@ def flex_attention(module, query, key, value, mask, *, dropout=0.0, scaling, num
             "flex_attention has no backward pass on a CPU: run under torch.no_grad(), "
             "or choose attn_implementation='bar_gather'"
         )
-    spare = mask.seq_lengths[1] - key.shape[2]
-    if spare:  # summaries fill whole blocks
-        pad = key.new_zeros(*key.shape[:2], spare, key.shape[3])
-        key = torch.cat([key[:, :, :num_summaries], pad, key[:, :, num_summaries:]], 2)
-        value = torch.cat([value[:, :, :num_summaries], pad, value[:, :, num_summaries:]], 2)
-    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    output = _compiled_flex_attention()(query, key, value, block_mask=mask, scale=scaling)
-    return output.transpose(1, 2), None
+    batch, heads, n, head_dim = query.shape
+    num_queries, num_keys = mask.seq_lengths
+    segments = [num_summaries, key.shape[2] - num_summaries]
+    query = _flat_rows(query, [n], num_queries)
+    key, value = (_flat_rows(t, segments, num_keys) for t in (key, value))
+    with torch._dynamo.config.patch(recompile_limit=FLEX_COMPILATIONS):
+        output = _compiled_flex_attention()(query, key, value, block_mask=mask, scale=scaling)
+    padded = n + -n % FLEX_BLOCK
+    return output[0].transpose(0, 1)[: batch * padded].reshape(batch, padded, heads, head_dim)[:, :n], None
 
 
 def bar_gather_attention(module, query, key, value, mask, *, dropout=0.0, scaling, chunks, padding=None, **kwargs):
@@ -277,7 +293,10 @@ def make_plan(config, query_bars, key_bars, key_eos, column_bars, summary_bars) 
     if backend == "auto":
         backend = choose_backend(q, k)
     elif backend == "flex_attention" and k > q:
-        backend = "sdpa"  # a few tokens after stored ones: every length would be compiled anew
+        backend = choose_backend(q, k)
+        logger.warning_once(
+            "flex_attention does not run on tokens that continue a cache, `sdpa` or `bar_gather` takes its place there"
+        )
     plan = AttentionPlan(backend)
     budget = chunk_budget(query_bars.device, config.num_attention_heads)
     if backend == "eager":
@@ -289,7 +308,7 @@ def make_plan(config, query_bars, key_bars, key_eos, column_bars, summary_bars) 
         padding = query_bars < 0
         plan.padding = padding if bool(padding.any()) else None
     elif backend == "flex_attention":
-        plan.content_mask = content_block_mask(config, query_bars, key_bars, summary_bars)
+        plan.content_mask = content_block_mask(config, query_bars, summary_bars)
     else:
         plan.content_mask = content_mask(config, query_bars, key_bars, summary_bars)
     return plan

@@ -220,6 +220,23 @@ class MuseformerPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": MuseformerLayer, "attentions": MuseformerAttention}  # noqa: RUF012
 
     @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers, whose loading forgets which parameters are frozen."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_unused()
+        return loaded
+
+    def _freeze_unused(self):
+        """Take the parameters of the summaries out of training where no bar is seen through its summary.
+
+        They stay in the checkpoint. Without a gradient they would make data-parallel training stop.
+        """
+        if not self.config.uses_summaries:
+            for name, parameter in self.named_parameters():
+                if "summary" in name:  # embed_summary, summary_projection, summary_bias, summary_proj
+                    parameter.requires_grad_(False)
+
+    @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
 
@@ -268,6 +285,7 @@ class MuseformerModel(MuseformerPreTrainedModel):
         self.norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
+        self._freeze_unused()
 
     @capture_outputs
     def forward(

@@ -21,6 +21,8 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask
 
 FLEX_BLOCK = 128  # summaries and contents start at block boundaries
+MIN_FLEX_BLOCKS = 8  # shorter batches of flex_attention are padded: every size is compiled separately
+MIN_FLEX_BARS = 512
 
 
 class SegmentState(NamedTuple):
@@ -111,15 +113,27 @@ def summary_mask(column_bars, key_bars, key_eos) -> torch.Tensor:
     return torch.cat([itself, own], 2)[:, None]
 
 
-def content_block_mask(config, query_bars, key_bars, summary_bars):
-    """Visibility of step C for flex_attention, keys laid out as [summaries, padded to whole blocks | contents].
+def flex_length(num_rows: int, num_tokens: int) -> int:
+    """Queries of one flex_attention call: rows padded to whole blocks, one after the other, then to a power of two.
 
-    Which blocks are active follows from the first and last bar of every block and a summed-area table of the rule at
-    bar level, never from an n x n tensor. Active blocks apply the exact rule again.
+    Every length is compiled separately, so there must be few; padding behind the last row costs no attention.
     """
-    q, k = query_bars.shape[1], key_bars.shape[1]
-    device, block = query_bars.device, FLEX_BLOCK
-    none = int(key_bars.max().clamp(min=0)) + 1
+    blocks = num_rows * -(-num_tokens // FLEX_BLOCK)
+    return max(1 << (blocks - 1).bit_length(), MIN_FLEX_BLOCKS) * FLEX_BLOCK
+
+
+def content_block_mask(config, bars, summary_bars) -> BlockMask:
+    """Visibility of step C for flex_attention among tokens `[B, n]` and summaries `[B, S]`, nothing cached.
+
+    The rows of the batch lie one behind the other in a single long row, padded to N = `flex_length` queries and N keys
+    (2 N with summaries): the shapes depend on N alone. The keys of a row are laid out as [summaries | contents], both
+    padded to whole blocks. Which blocks are active follows from the first and last bar of every block and a
+    summed-area table of the rule at bar level, never from an n x n tensor. Active blocks apply the exact rule again.
+    """
+    (num_rows, n), device, block = bars.shape, bars.device, FLEX_BLOCK
+    last = int(bars.max().clamp(min=0))
+    size = max(1 << (last + 1).bit_length(), MIN_FLEX_BARS)  # tables of few sizes; the last bar number means absent
+    none = size - 1
     fine, coarse = fine_and_coarse(config, none, device)
 
     def blocks(bars, absent):
@@ -129,39 +143,56 @@ def content_block_mask(config, query_bars, key_bars, summary_bars):
         split = bars.unflatten(1, (-1, block))
         return bars, split.amin(2).clamp(max=none - 1), split.masked_fill(split == none, -1).amax(2)
 
-    query, query_low, query_high = blocks(query_bars, 0)
-    key, key_low, key_high = blocks(key_bars, 0)
+    content, low, high = blocks(bars, 0)
     summary, summary_low, summary_high = blocks(summary_bars, 1)
-    first_content, offset = summary.shape[1], k - q
 
-    def any_visible(rule, low, high):
+    def any_visible(rule, key_low, key_high):
         area = torch.nn.functional.pad(rule[:none, :none].long().cumsum(0).cumsum(1), (1, 0, 1, 0))
-        top, bottom, left, right = query_low[:, :, None], query_high[:, :, None] + 1, low[:, None], high[:, None] + 1
+        top, bottom, left, right = low[:, :, None], high[:, :, None] + 1, key_low[:, None], key_high[:, None] + 1
         count = area[bottom, right] - area[top, right] - area[bottom, left] + area[top, left]
         return (bottom > top) & (right > left) & (count > 0)
 
-    starts = torch.arange(0, query.shape[1], block, device=device)[:, None] + offset
-    key_starts = torch.arange(0, key.shape[1], block, device=device)
-    causal = key_starts < starts + block
-    diagonal = causal & (key_starts + block > starts)  # where padding sees itself
+    order = torch.arange(low.shape[1], device=device)
+    causal = order <= order[:, None]
+    diagonal = order == order[:, None]  # where padding sees itself
     active = torch.cat(
-        [any_visible(coarse, summary_low, summary_high), any_visible(fine, key_low, key_high) & causal | diagonal], 2
+        [any_visible(coarse, summary_low, summary_high), any_visible(fine, low, high) & causal | diagonal], 2
     )
-    counts = active.sum(2, dtype=torch.int32)[:, None]
-    indices = active.to(torch.uint8).argsort(dim=2, descending=True, stable=True).to(torch.int32)[:, None]
+    length = flex_length(num_rows, n)
+    num_keys = length * (2 if summary_bars.shape[1] else 1)
+    per_row = active.shape[2]
+    first = torch.arange(num_rows, device=device)[:, None, None] * per_row
+    indices = (active.to(torch.uint8).argsort(dim=2, descending=True, stable=True) + first).flatten(0, 1)
+    spare = length // block - len(indices)
+    counts = torch.nn.functional.pad(active.sum(2).flatten(), (0, spare))
+    indices = torch.nn.functional.pad(indices, (0, num_keys // block - per_row, 0, spare))
+
+    # The rule reads tensors only: numbers would be compiled in. Columns of the table: contents, then summaries.
+    table = torch.cat([fine, coarse], 1)
+    place = torch.arange(content.numel(), device=device).view(content.shape)
+    row = torch.arange(num_rows, device=device)[:, None]
+
+    def flat(contents, summaries, total, fill):
+        keys = torch.cat([summaries.expand_as(summary), contents.expand_as(content)], 1).flatten()
+        return torch.nn.functional.pad(keys, (0, total - len(keys)), value=fill)
+
+    column = flat(content, summary + size, num_keys, none)
+    key_place = flat(place, torch.full_like(summary, -1), num_keys, length)
+    key_row = flat(row, row, num_keys, -1)
+    query = torch.nn.functional.pad(content.flatten(), (0, length - content.numel()), value=none)
+    query_row = torch.nn.functional.pad(row.expand_as(content).flatten(), (0, length - content.numel()), value=-2)
+    absent = query == none
 
     def rule(b, h, q_idx, kv_idx):
-        query_bar = query[b, q_idx]
-        place = (kv_idx - first_content).clamp(min=0)
-        content = fine[query_bar, key[b, place]] & (place <= q_idx + offset)
-        itself = (query_bar == none) & (place == q_idx + offset)
-        if first_content == 0:
-            return content | itself
-        seen = coarse[query_bar, summary[b, kv_idx.clamp(max=first_content - 1)]]
-        return torch.where(kv_idx < first_content, seen, content | itself)
+        seen = table[query[q_idx], column[kv_idx]] & (key_place[kv_idx] <= q_idx)
+        return seen & (query_row[q_idx] == key_row[kv_idx]) | absent[q_idx] & (key_place[kv_idx] == q_idx)
 
     return BlockMask.from_kv_blocks(
-        counts, indices, BLOCK_SIZE=block, mask_mod=rule, seq_lengths=(q, first_content + k)
+        counts.to(torch.int32)[None, None],
+        indices.to(torch.int32)[None, None],
+        BLOCK_SIZE=block,
+        mask_mod=rule,
+        seq_lengths=(length, num_keys),
     )
 
 
@@ -337,6 +368,7 @@ __all__ = [
     "content_mask",
     "derive_segments",
     "fine_and_coarse",
+    "flex_length",
     "summary_chunks",
     "summary_mask",
 ]

@@ -53,6 +53,12 @@ def test_scripts_recipes_and_targets_exist():
                 assert (ROOT / word).is_file(), f"{command}: {word} is missing"
 
 
+def test_nothing_is_left_to_fill_in():
+    for path in (README, *ROOT.glob("checkpoints/*/README.md")):
+        assert "@@" not in path.read_text(), path
+        assert "{{" not in path.read_text(), path
+
+
 def test_links_to_files_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
         if "://" not in target:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from symusic import Note, Score, TimeSignature, Track
 
 from partimento.checkpoints import list_embedded
 from partimento.pipelines.cli import main, make_parser
@@ -61,6 +62,38 @@ def test_two_pieces_with_pictures_then_a_continuation(tmp_path):
     assert done.stdout.split() == ["longer.mid"]
     done = run("info", "longer.mid", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["bars"] == 3
+
+
+@embedded
+def test_drums_alone(tmp_path, capsys):
+    assert (
+        main(["generate", "--instruments", "drums", "--bars", "1", "--seed", "3", "-o", str(tmp_path / "d.mid")]) == 0
+    )
+    assert "Drums" in capsys.readouterr().err
+    assert main(["info", str(tmp_path / "d.mid")]) == 0
+    assert "drums only" in capsys.readouterr().out
+
+
+@embedded
+def test_quiet_prints_only_the_files(tmp_path):
+    done = run("generate", "--bars", 1, "--seed", 1, "-q", "-o", tmp_path / "q.mid")
+    assert done.stdout.split() == [str(tmp_path / "q.mid")]
+    assert done.stderr == ""
+
+
+def test_info_on_a_waltz_and_on_a_folder_as_output(tmp_path, capsys):
+    score = Score(480)
+    score.time_signatures.append(TimeSignature(0, 3, 4))
+    track = Track("Piano", 0)
+    track.notes.append(Note(0, 480, 60, 90))
+    score.tracks.append(track)
+    score.dump_midi(tmp_path / "waltz.mid")
+    assert main(["info", str(tmp_path / "waltz.mid")]) == 0
+    shown = capsys.readouterr().out
+    assert "3/4" in shown
+    assert "cannot take this file" in shown
+    assert main(["generate", "-o", str(tmp_path)]) == 1
+    assert "this is a folder" in capsys.readouterr().err
 
 
 @embedded

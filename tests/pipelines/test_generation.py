@@ -1,26 +1,21 @@
-"""Generation end to end with an untrained model: what is asked for holds whatever the weights are."""
+"""Generation end to end with the embedded checkpoint: what is asked for, what is refused, stopping, continuing."""
 
+import inspect
 import threading
 
 import pytest
 import torch
 from symusic import Score
 
-from partimento.modeling.museformer import MuseformerConfig, MuseformerForCausalLM
 from partimento.pipelines import MidiGenerator
 from partimento.pipelines.generation import resolve_model
+from partimento.pipelines.instruments import EnterInstruments
 from partimento.tokenization import MidiError, MidiProcessor
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory):
-    processor = MidiProcessor.from_preset("multitrack", genres=["Jazz", "Pop-Rock"])
-    torch.manual_seed(0)
-    config = MuseformerConfig.from_preset("tiny", **processor.model_config_kwargs())
-    folder = tmp_path_factory.mktemp("model")
-    MuseformerForCausalLM(config).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return MidiGenerator.from_pretrained(folder, device="cpu")
+def generator():
+    return MidiGenerator.from_pretrained("museformer-small", device="cpu")
 
 
 def notes_of(score):
@@ -36,7 +31,7 @@ def until(note, end):
     return program, onset, pitch, min(duration, end - onset), velocity
 
 
-def test_bars_instruments_and_tempo_hold_for_any_weights(generator):
+def test_bars_instruments_and_tempo_hold(generator):
     pieces = generator.generate(
         genre="jazz", instruments=["piano", "bass", "drums"], bars=5, tempo=120, num_outputs=3, seed=1, top_k=8
     )
@@ -135,7 +130,9 @@ def test_greedy_needs_no_seed(generator):
         ({"genre": "jaz"}, "Jazz"),
         ({"instruments": ["banjoo"]}, "banjoo"),
         ({"key": "H-major"}, "H-major"),
-        ({"tempo": -3}, "tempo"),
+        ({"tempo": -3}, "tempo=-3"),
+        ({"tempo": 400}, "24 to 200"),
+        ({"seed": -1}, "seed=-1"),
     ],
 )
 def test_a_refusal_names_the_value_and_what_is_possible(generator, request_, says):
@@ -150,10 +147,51 @@ def test_a_primer_that_is_no_midi_is_refused(generator, tmp_path):
         generator.continue_midi(path)
 
 
+def test_bars_wait_for_the_asked_instruments(generator):
+    """A sampler that would end every bar at once still lets everyone in."""
+    processor = generator.processor
+    enter = EnterInstruments(processor, ["piano", "drums"], deadline=2)
+    bar, position = processor.bar_token_id, processor.position_token_start
+    scores = torch.zeros(1, len(processor.tokenizer))
+    assert enter(torch.tensor([[1, bar]]), scores).isfinite().all(), "not due yet"
+    due = enter(torch.tensor([[1, bar, bar]]), scores)
+    tokens = processor.vocabulary.ids
+    assert due.isfinite().nonzero()[:, 1].tolist() == sorted(tokens[f"Program_{p}"] for p in (*range(8), -1))
+    scores[:, [tokens[f"Program_{p}"] for p in range(-1, 128)]] = float("-inf")  # as the grammar has it after a bar
+    due = enter(torch.tensor([[1, bar, bar]]), scores)
+    assert not due[0, [bar, processor.eos_token_id]].isfinite().any()
+    assert due[0, position].isfinite()
+
+
+def test_a_long_primer_keeps_its_bar_numbers(generator, monkeypatch):
+    primer = generator.processor.encode(generator.generate(instruments=["piano"], bars=4, seed=1)[0].score)
+    seen = {}
+    forward = type(generator.model).forward
+
+    def spy(self, *args, bar_offset=None, **kwargs):
+        seen.setdefault("offset", None if bar_offset is None else bar_offset.tolist())
+        return forward(self, *args, bar_offset=bar_offset, **kwargs)
+
+    spy.__signature__ = inspect.signature(forward)
+    monkeypatch.setattr(type(generator.model), "forward", spy)
+    score = generator.processor.decode(primer)
+    generator.continue_midi(score, bars=1, context_bars=1, seed=0)
+    assert seen["offset"] == [generator.processor.count_bars(generator.processor.encode(score)) - 1]
+
+
+def test_checkpoint_decides_what_is_not_said(generator):
+    stored = generator.model.generation_config
+    left = generator._sampling(1, 0, None, None, None, None, None, None)
+    assert (left.top_p, left.temperature) == (stored.top_p, stored.temperature)
+    assert generator._sampling(1, 0, 0.5, 3, 0.7, None, None, None).top_k == 3
+
+
 def test_model_names(tmp_path):
     assert resolve_model("org/museformer-lmd") == "org/museformer-lmd"
     with pytest.raises(ValueError, match=r"no config\.json"):
         resolve_model(tmp_path)
+    with pytest.raises(ValueError, match="no such file"):
+        resolve_model(tmp_path / "absent.mid")
     with pytest.raises(ValueError, match="not an embedded checkpoint"):
         resolve_model("no-such-model")
 

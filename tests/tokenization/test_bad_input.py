@@ -106,6 +106,23 @@ def test_too_long(processor, make_score):
     assert len(processor.encode(score, max_tokens=length)) == length
 
 
+def test_too_long_names_the_file(processor, midi_files):
+    path = midi_files[0]
+    for midi in (path, str(path), processor.load_piece(path)):
+        for limits, words in (
+            ({"max_bars": 1}, "bars, limit 1. Pass truncate=True"),
+            ({"max_tokens": 9}, "tokens, limit 9. Pass truncate=True"),
+            ({"max_tokens": 5, "truncate": True}, "no bar with notes fits into 5 tokens"),
+        ):
+            error = error_of(processor, midi, **limits)
+            assert type(error) is MidiTooLongError
+            assert error.path == str(path)
+            assert str(error).startswith(f"{path}: is too long: ")
+            assert words in str(error)
+    assert error_of(processor, path.read_bytes(), max_bars=1).path == "bytes"
+    assert error_of(processor, processor.load(path), max_bars=1).path == "score"
+
+
 def test_truncation_at_a_bar_on_request(processor, make_score):
     score = make_score(1, num_bars=20, programs=(0, -1))
     whole, conditions = processor.encode(score), {"genre": "Jazz"}

@@ -141,6 +141,8 @@ def test_foreign_miditok_file_and_unknown_settings_are_refused(processor, proces
         MidiProcessor.from_preset("octuple")
     with pytest.raises(ValueError, match="7 ascending values"):
         MidiProcessor.from_preset("multitrack", tempo_edges=(1, 2, 3))
+    with pytest.raises(ValueError, match="bar_edges belong to the vocabulary"):
+        MidiProcessor.from_preset("multitrack", bar_edges=(4, 8))
 
 
 def test_processor_survives_pickling(processor, midi_files):

@@ -55,7 +55,9 @@ def test_export_is_complete_and_repeatable(run, tmp_path):
 
 def test_card_quotes_the_reports(run):
     figures = {"likelihood": {"test": {"nats": 1.23456, "songs": 1234}}, **run_figures(run)}
-    text = "{{likelihood.test.nats:.3f}} over {{likelihood.test.songs:,}} songs, update {{run.update}} at {{run.commit}}"
+    text = (
+        "{{likelihood.test.nats:.3f}} over {{likelihood.test.songs:,}} songs, update {{run.update}} at {{run.commit}}"
+    )
     assert fill_card(text, figures) == "1.235 over 1,234 songs, update 5 at abc"
     assert figures["run"]["tokens_seen"] == 50
     with pytest.raises(ValueError, match=r"likelihood\.train"):

@@ -2,8 +2,11 @@
 
 import pytest
 
+from partimento.training.arguments import TrainArguments
 from partimento.training.checkpointing import (
     MANIFEST,
+    CheckpointError,
+    LoopState,
     clean_partial,
     find_checkpoint,
     list_checkpoints,
@@ -14,6 +17,7 @@ from partimento.training.checkpointing import (
     write_manifest,
 )
 from partimento.training.run_log import RunLog, read_log
+from partimento.training.run_setup import apply_raised_limits
 
 
 def make_folder(output, name, content="weights"):
@@ -28,21 +32,26 @@ def test_the_newest_checkpoint_that_verifies_is_taken(tmp_path):
     for number in (4, 8, 12, 100):
         make_folder(tmp_path, f"step-{number}")
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-4", "step-8", "step-12", "step-100"]
-    assert find_checkpoint(tmp_path).name == "step-100"
+    assert [find_checkpoint(tmp_path)[0].name, find_checkpoint(tmp_path)[1]] == ["step-100", []]
     (tmp_path / "step-100" / "model.bin").write_text("changed", encoding="utf-8")
     (tmp_path / "step-12" / MANIFEST).unlink()
-    assert find_checkpoint(tmp_path).name == "step-8"
+    folder, skipped = find_checkpoint(tmp_path)
+    assert folder.name == "step-8"
+    assert [line.partition(":")[0] for line in skipped] == ["step-100", "step-12"]
+    assert "model.bin has changed" in skipped[0]
     (tmp_path / "step-8" / "model.bin").unlink()
     assert "missing" in verify_checkpoint(tmp_path / "step-8")
     (tmp_path / "step-4" / MANIFEST).write_text("{", encoding="utf-8")
-    assert find_checkpoint(tmp_path) is None
+    with pytest.raises(CheckpointError, match=r"step-100: model.bin has changed; step-12: .*step-4: "):
+        find_checkpoint(tmp_path)
+    assert find_checkpoint(tmp_path / "absent") == (None, [])
 
 
 def test_partial_folders_are_ignored_and_removed(tmp_path):
     make_folder(tmp_path, "step-4")
     make_folder(tmp_path, ".tmp-step-8")
     (tmp_path / ".tmp-log.jsonl").write_text("x", encoding="utf-8")
-    assert find_checkpoint(tmp_path).name == "step-4"
+    assert find_checkpoint(tmp_path)[0].name == "step-4"
     assert clean_partial(tmp_path) == [".tmp-log.jsonl", ".tmp-step-8"]
     assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
 
@@ -98,3 +107,29 @@ def test_a_silent_log_writes_nothing(tmp_path):
     log.write("train", 1)
     assert log.cut_back(0) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("finished", "minutes", "updates", "expected"),
+    [
+        ("max_minutes", 1, 100, ("max_minutes", 50)),  # nothing was raised
+        ("max_minutes", 2, 100, (None, 0)),
+        ("max_minutes", 0, 100, (None, 0)),  # no limit any more
+        ("max_minutes", 1.01, 100, ("max_minutes", 50)),  # more was used already
+        ("max_minutes", 1, 200, ("max_minutes", 50)),  # the time is used up all the same
+        (None, 2, 100, (None, 0)),  # killed in the cool-down
+        ("max_updates", 2, 50, ("max_updates", 0)),
+        ("max_updates", 2, 60, (None, 0)),
+    ],
+)
+def test_raised_limits_let_a_run_go_on(finished, minutes, updates, expected):
+    state = LoopState(update=50, planned_updates=50, seconds=61.0, finished=finished)
+    before = {"max_minutes": 1, "max_updates": 50}
+    apply_raised_limits(state, before, TrainArguments(max_minutes=minutes, max_updates=updates))
+    assert (state.finished, state.planned_updates) == expected
+
+
+def test_raised_updates_after_the_last_planned_one():
+    state = LoopState(update=50, finished="max_updates")
+    apply_raised_limits(state, {"max_minutes": 0}, TrainArguments(max_updates=60))
+    assert state.finished is None
