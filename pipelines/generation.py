@@ -227,12 +227,12 @@ class MidiGenerator:
         sampling = self._sampling(num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds)
         _check_bars(bars)
         processor = self.processor
-        score = processor.load(midi)
-        primer = processor.encode(score, add_special_tokens=False)
+        piece = processor.load_piece(midi)
+        primer = processor.encode(piece, add_special_tokens=False)
         primer_bars = processor.count_bars(primer)
         if primer_bars + bars > MAX_BARS:
             raise ValueError(f"the primer has {primer_bars} bars: bars={bars} more would exceed {MAX_BARS}")
-        conditions = processor.measure_conditions(score, genre=genre)
+        conditions = processor.measure_conditions(piece, genre=genre)
         conditions["bars"] = primer_bars + bars
         if instruments:
             conditions["instruments"] = list(instruments)
@@ -242,7 +242,7 @@ class MidiGenerator:
         prompt = [*prefix, *processor.window(primer, primer_bars - context, context), *opening]
         task = _Task(conditions, bars, prompt, kept=[*prefix, *primer], opening=opening)
         task.bar_offset = primer_bars - context
-        programs = {(-1 if track.is_drum else track.program) for track in score.tracks if len(track.notes)}
+        programs = {(-1 if track.is_drum else track.program) for track in piece.to_score().tracks}
         task.constraints = GenerationConstraints(programs, min_bars=context + bars, max_bars=context + bars)
         self._keep_to(task, instruments, last_prompt_bar=context)
         return self._run(task, sampling)

@@ -8,11 +8,12 @@ it a band piece that the script writes itself. Decoding is measured token by tok
 """
 
 import argparse
-import json
 import os
 import platform
+import resource
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def example_band(num_bars: int) -> Score:
-    """A piece for piano, guitar, bass and drums in 4/4, about 45 notes a bar, twelve ticks a beat."""
+def example_band(num_bars: int, variant: int = 0) -> Score:
+    """A piece for piano, guitar, bass and drums in 4/4, 36 notes a bar, 12 ticks a beat."""
     score = Score(12)
     score.tempos.append(Tempo(0, 120))
     score.time_signatures.append(TimeSignature(0, 4, 4))
@@ -55,34 +56,34 @@ def example_band(num_bars: int) -> Score:
             drums.notes.append(Note(start + 12 * beat, 3, 36 if beat % 2 == 0 else 38, 100))
             for half in (0, 6):
                 drums.notes.append(Note(start + 12 * beat + half, 3, 42, 60 + 10 * (half == 0)))
-                guitar.notes.append(Note(start + 12 * beat + half, 6, root + 24 + (bar * 7 + beat * 3 + half) % 12, 80))
+                guitar.notes.append(
+                    Note(start + 12 * beat + half, 6, root + 24 + (bar * 7 + beat * 3 + half + variant) % 12, 80)
+                )
     score.tracks.extend([piano, guitar, bass, drums])
     return score
 
 
-def tokenisation_speed(processor: MidiProcessor, files: list[Path], band: Score) -> dict:
-    """Files per second and core of `MidiProcessor.encode`, reading included, on files of about 1,500 notes."""
-    if not files:
-        source, chosen = "a written piece of about 1,500 notes", [band.dumps_midi()] * 60
-    else:
-        source, chosen = "files of 1,200 to 1,800 notes", []
-        for path in files:
-            try:
-                if 1200 <= processor.load(path).note_num() <= 1800:
-                    chosen.append(path)
-            except MidiError:
-                continue
-            if len(chosen) == 60:
-                break
-    notes = [processor.load(item).note_num() for item in chosen]
+def tokenisation_speed(processor: MidiProcessor, files: list[Path]) -> dict:
+    """Files per second and core of `MidiProcessor.encode`, reading included, on files of 1,200 to 1,800 notes."""
+    chosen, notes = [], []
+    for path in files:
+        try:
+            count = processor.load(path).note_num()
+        except MidiError:
+            continue
+        if 1200 <= count <= 1800:
+            chosen.append(path)
+            notes.append(count)
+        if len(chosen) == 60:
+            break
     speeds = []
     for _ in range(3):
         started = time.perf_counter()
-        for item in chosen:
-            processor.encode(item)
+        for path in chosen:
+            processor.encode(path)
         speeds.append(len(chosen) / (time.perf_counter() - started))
-    return {"source": source, "files": len(chosen), "mean_notes": round(statistics.fmean(notes)),
-            "files_per_second": round(statistics.median(speeds), 1)}  # fmt: skip
+    speed = round(statistics.median(speeds), 1)
+    return {"files": len(chosen), "mean_notes": round(statistics.fmean(notes)), "files_per_second": speed}
 
 
 @torch.inference_mode()
@@ -143,8 +144,11 @@ def as_markdown(report: dict) -> str:
             for row in report["decoding"]
         ),
         "",
-        f"Tokenisation ({report['tokenisation']['source']}, mean {report['tokenisation']['mean_notes']} notes): "
-        f"{report['tokenisation']['files_per_second']} files per second and core",
+        f"Tokenisation, reading included ({report['tokenisation']['files']} files, mean "
+        f"{report['tokenisation']['mean_notes']} notes): {report['tokenisation']['files_per_second']} files per second "
+        "and core",
+        "",
+        f"Peak memory of the process: {report['peak_memory_mb']:,} MB",
         "",
     ]
     return "\n".join(lines)
@@ -175,11 +179,17 @@ def main() -> int:
         "machine": describe_machine(),
         "model": options.model,
         "tokens_in_song": len(ids),
-        "tokenisation": tokenisation_speed(processor, files, example_band(34)),
+        "music": str(options.midi or "written by the benchmark"),
         "decoding": decoding_speed(generator, ids, options.steps, options.rounds),
     }
+    with tempfile.TemporaryDirectory() as folder:
+        if not files:
+            files = [Path(folder) / f"{variant}.mid" for variant in range(60)]
+            for variant, path in enumerate(files):
+                example_band(42, variant).dump_midi(path)
+        report["tokenisation"] = tokenisation_speed(processor, files)
+    report["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     write_report(options.output / "benchmark.json", report, as_markdown(report))
-    print(json.dumps(report["tokenisation"]))
     print(as_markdown(report))
     return 0
 

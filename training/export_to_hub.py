@@ -23,6 +23,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import partimento.modeling  # noqa: F401  (registers the architectures)
 from partimento.tokenization import MidiProcessor
+from partimento.training.checkpointing import replace_folder
+from partimento.training.run_log import read_log
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -80,12 +82,7 @@ def export(source: Path, output: Path, dtype: torch.dtype, card: str | None = No
         (partial / "README.md").write_text(card)
     for path in partial.iterdir():
         path.chmod(0o644)
-    old = output.with_name(f".{output.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        output.rename(old)
-    partial.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(partial, output)
 
 
 def run_figures(run: Path) -> dict:
@@ -93,7 +90,7 @@ def run_figures(run: Path) -> dict:
     log, facts = run / "log.jsonl", run / "run.json"
     if not (log.is_file() and facts.is_file()):
         return {}
-    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    entries = list(read_log(log))
     best = [entry for entry in entries if entry["kind"] == "validation" and entry["best"]][-1]
     trained = [entry for entry in entries if entry["kind"] == "train"]
     seen = [entry for entry in trained if entry["update"] <= best["update"]]

@@ -1,5 +1,9 @@
 """All back-ends against the dense reference; causality; gradients; the cheap dropout."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -13,9 +17,31 @@ from partimento.modeling.museformer.attention_museformer import (
 from partimento.modeling.museformer.structure_museformer import content_chunks, content_mask
 
 BACKENDS = ("eager", "sdpa", "bar_gather")
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+LONG_ROW = """
+import torch
+from partimento.modeling import MuseformerConfig, MuseformerForCausalLM
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+torch.manual_seed(0)
+model = MuseformerForCausalLM(MuseformerConfig.from_preset("tiny", vocab_size=96)).eval()
+model.set_attn_implementation("bar_gather")
+ids = torch.cat([torch.tensor([1]), *(torch.tensor([4, *range(53, 53 + 40 + i % 3)]) for i in range(1000))])
+before = 0
+for length in (200, 40_000):
+    with torch.no_grad():
+        logits = model(ids[None, :length], use_cache=False, logits_to_keep=5).logits
+    assert logits.isfinite().all()
+    before, after = peak(), before
+print(before - after)
+"""
 
 
 def run(model, ids, mask):
+    """Logits, and gradients of the loss by parameter name."""
     model.zero_grad()
     output = model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100))
     output.loss.backward()
@@ -66,10 +92,11 @@ def test_odd_lengths_match_in_chunked_tiles(toy, monkeypatch):
     assert max((other_gradients[k] - g).abs().max() for k, g in gradients.items()) < 1e-12
 
 
-@pytest.mark.parametrize("implementation", BACKENDS)
+@pytest.mark.parametrize("implementation", [*BACKENDS, pytest.param("flex_attention", marks=pytest.mark.slow)])
 def test_no_leak_at_any_position(toy, implementation):
     """Other tokens after j, Bar tokens among them, leave the logits up to j unchanged, for every j, BOS included."""
-    model = toy.tiny_model(implementation)
+    is_flex = implementation == "flex_attention"  # has no float64
+    model = toy.tiny_model(implementation, torch.float32 if is_flex else torch.float64)
     ids = torch.tensor(toy.random_row(12, 1, 5, seed=3))
     generator = torch.Generator().manual_seed(7)
     other = torch.randint(toy.NOTE, toy.VOCAB, ids.shape, generator=generator)
@@ -79,21 +106,25 @@ def test_no_leak_at_any_position(toy, implementation):
     changed = torch.where(j[None] <= j[:, None], ids, other)
     with torch.no_grad():
         reference = model(ids[None], use_cache=False).logits
-        logits = model(changed, use_cache=False).logits
+        logits = torch.cat([model(rows, use_cache=False).logits for rows in changed.split(8)])
     difference = (logits - reference).abs().amax(2)
-    assert difference.tril().max() < 1e-12
-    assert (difference.triu(1).amax(1)[:-1] > 1e-6).all()  # the test can fail: later logits do change
+    assert difference.tril().max() < (1e-5 if is_flex else 1e-12)
+    assert (
+        difference.triu(1).amax(1)[:-1] > (1e-4 if is_flex else 1e-6)
+    ).all()  # the test can fail: later logits do change
 
 
-@pytest.mark.parametrize("implementation", BACKENDS)
+@pytest.mark.parametrize("implementation", [*BACKENDS, pytest.param("flex_attention", marks=GPU)])
 def test_gradients_to_future_embeddings_are_zero(toy, implementation):
     from partimento.modeling.museformer.structure_museformer import derive_segments
 
-    model = toy.tiny_model(implementation).requires_grad_(False)
-    ids = torch.tensor([toy.random_row(10, 1, 5, seed=3)])
+    is_flex = implementation == "flex_attention"
+    model = toy.tiny_model(implementation, torch.float32 if is_flex else torch.float64).requires_grad_(False)
+    model.to("cuda" if is_flex else "cpu")
+    ids = torch.tensor([toy.random_row(10, 1, 5, seed=3)], device=model.device)
     segments = derive_segments(model.config, ids)
     for j in range(0, ids.shape[1], 3):
-        embeds = (model.model.embed_tokens(ids) * 128**0.5).requires_grad_()
+        embeds = (model.model.embed_tokens(ids) * 128**0.5).detach().requires_grad_()
         logits = model(inputs_embeds=embeds, bar_ids=segments.bar_ids, beat_ids=segments.beat_ids).logits
         logits[0, j].square().sum().backward()
         assert (embeds.grad[0, j + 1 :] == 0).all()
@@ -190,30 +221,74 @@ def test_auto_takes_the_dense_mask_for_short_rows_only(toy):
         assert (auto - model(ids, use_cache=False).logits).abs().max() < 1e-12
 
 
-def test_long_row_needs_no_square(toy):
-    """40,000 tokens: an n x n mask alone would be 1.6 GB."""
-    import resource
-
-    model = toy.tiny_model("bar_gather", torch.float32)
-    ids = torch.tensor([toy.random_row(700, 40, 80)[:40_000]])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with torch.no_grad():
-        logits = model(ids, use_cache=False, logits_to_keep=5).logits
-    assert logits.isfinite().all()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 900_000  # kilobytes
+def test_long_row_needs_no_square():
+    """40,000 tokens: an n x n mask alone would be 1.6 GB. A process of its own: the peak of this one may be higher."""
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("the peak memory of a process is read from /proc")
+    process = subprocess.run([sys.executable, "-c", LONG_ROW], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) < 900_000  # kilobytes
 
 
 @pytest.mark.slow
-def test_flex_attention(toy):
-    """Inference on a CPU; compiles for several seconds."""
-    rows = [toy.random_row(30, 1, 20, seed=1), toy.row([150, 3, 20]), toy.row([], prefix=3)]
-    ids, mask = toy.stack(rows)
-    for overrides in ({}, {"coarse_attention": False}):
-        model = toy.tiny_model("eager", torch.float32, **overrides)
+@pytest.mark.parametrize("left", [True, False])
+def test_flex_attention_agrees(toy, ablation, left):
+    """Inference on a CPU; compiles once with and once without summaries."""
+    ids, mask = toy.stack([toy.random_row(30, 1, 20, seed=1), toy.row([60, 1, 3, 20])], left)
+    model = toy.tiny_model("eager", torch.float32, **ablation)
+    with torch.no_grad():
+        expected = model(ids, attention_mask=mask, use_cache=False).logits
+        model.set_attn_implementation("flex_attention")
+        assert (model(ids, attention_mask=mask, use_cache=False).logits - expected).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_flex_attention_compiles_a_few_lengths_only(toy):
+    """Twelve ragged batches between 60 and 1,500 tokens, with other numbers of rows and bars, take two sizes."""
+    from torch._dynamo.utils import counters
+
+    model = toy.tiny_model("flex_attention", torch.float32)
+    compiled = counters["stats"]["unique_graphs"]
+    for i, length in enumerate((60, 97, 128, 129, 200, 256, 311, 480, 640, 777, 1024, 1500)):
+        rows = [toy.random_row(5 + 4 * i, 1, 40, seed=i), toy.random_row(90, 17, 30, seed=i)[:length]]
+        ids, mask = toy.stack([ids[:length] for ids in rows[i % 2 if length <= 480 else 1 :]])
         with torch.no_grad():
-            expected = model(ids, attention_mask=mask, use_cache=False).logits
             model.set_attn_implementation("flex_attention")
-            assert (model(ids, attention_mask=mask, use_cache=False).logits - expected).abs().max() < 1e-4
+            logits = model(ids, attention_mask=mask, use_cache=False).logits
+            model.set_attn_implementation("eager")
+            assert (logits - model(ids, attention_mask=mask, use_cache=False).logits).abs().max() < 1e-4
+    assert counters["stats"]["unique_graphs"] - compiled <= 2
+
+
+@pytest.mark.parametrize("implementation", [pytest.param("flex_attention", marks=GPU)])
+def test_backends_agree_on_a_gpu(toy, ablation, implementation):
+    """Forward and backward, float32."""
+    model = toy.tiny_model("eager", torch.float32, **ablation).cuda()
+    ids, mask = (t.cuda() for t in toy.stack(toy.ragged_rows()))
+    logits, gradients = run(model, ids, mask)
+    model.set_attn_implementation(implementation)
+    other, other_gradients = run(model, ids, mask)
+    assert (other - logits).abs().max() < 1e-3
+    assert other_gradients.keys() == gradients.keys()
+    for key, gradient in gradients.items():
+        assert (other_gradients[key] - gradient).abs().max() < 1e-3, key
+
+
+def test_flex_attention_says_that_it_does_not_continue_a_cache(toy, monkeypatch):
+    from partimento.modeling.museformer import attention_museformer
+
+    warnings = []
+    monkeypatch.setattr(attention_museformer.logger, "warning_once", warnings.append)
+    ids = torch.tensor([toy.random_row(12, 3, 9)])
+    model = toy.tiny_model("sdpa")
+    with torch.no_grad():
+        expected = model(ids, use_cache=False).logits[:, 20:]
+        cache = model(ids[:, :20]).past_key_values
+        model.set_attn_implementation("flex_attention")
+        logits = model(ids[:, 20:], past_key_values=cache).logits
+    assert (logits - expected).abs().max() < 1e-12
+    assert len(warnings) == 1
+    assert "flex_attention" in warnings[0]
 
 
 def test_flex_attention_refuses_what_it_cannot_do(toy):

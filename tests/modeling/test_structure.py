@@ -9,6 +9,7 @@ from partimento.modeling.museformer.structure_museformer import (
     content_chunks,
     content_mask,
     derive_segments,
+    flex_length,
     summary_chunks,
     summary_mask,
 )
@@ -168,25 +169,38 @@ def test_summaries_read_their_own_bar_only(toy):
 
 def test_block_mask_covers_every_visible_pair(toy, ablation):
     config = toy.tiny_config(**ablation)
-    rows = [toy.random_row(60, 3, 20, seed=1), toy.row([200, 3, 40]), toy.random_row(3)]
+    rows = [toy.random_row(40, 3, 8, seed=1), toy.row([150, 3, 20]), toy.random_row(3)]
     segments, columns = layout(toy, config, rows)
     bars = segments.bar_ids
     if not config.uses_summaries:
         columns = columns[:, :0]
-    block_mask = content_block_mask(config, bars, bars, columns)
+    block_mask = content_block_mask(config, bars, columns)
     dense = content_mask(config, bars, bars, columns)[:, 0]
-    n, S = bars.shape[1], columns.shape[1]
-    padded = -(-S // 128) * 128
-    rule = torch.zeros(len(rows), n, padded + n, dtype=torch.bool)
-    b, q, k = torch.meshgrid(*(torch.arange(size) for size in rule.shape), indexing="ij")
-    rule = block_mask.mask_mod(b, 0, q, k)
-    assert torch.equal(torch.cat([rule[:, :, :S], rule[:, :, padded:]], 2), dense)
-    assert not rule[:, :, S:padded].any()
-    active = block_mask.to_dense()[:, 0].bool()
-    active = active.repeat_interleave(128, 1).repeat_interleave(128, 2)[:, :n, : padded + n]
+    (B, n), S = bars.shape, columns.shape[1]
+    padded, before = -(-n // 128) * 128, -(-S // 128) * 128
+    length, num_keys = block_mask.seq_lengths
+    assert (length, num_keys) == (flex_length(B, n), flex_length(B, n) * (2 if S else 1))
+    q, k = torch.meshgrid(torch.arange(length), torch.arange(num_keys), indexing="ij")
+    rule = block_mask.mask_mod(0, 0, q, k)
+    expected = torch.zeros_like(rule)
+    for b in range(B):
+        first, key = b * padded, b * (before + padded)
+        expected[first : first + n, key : key + S] = dense[b, :, :S]
+        expected[first : first + n, key + before : key + before + n] = dense[b, :, S:]
+        spare = torch.arange(n, padded)  # fills the last block, sees itself
+        expected[first + spare, key + before + spare] = True
+    assert torch.equal(rule, expected)
+    active = block_mask.to_dense()[0, 0].bool()
+    assert not active[B * padded // 128 :].any()
+    active = active.repeat_interleave(128, 0).repeat_interleave(128, 1)
     assert not (rule & ~active).any()
-    if config.fine_offsets is not None:
-        assert (~active).any()
+    first, key = 2 * padded + 128, 2 * (before + padded) + before  # padding of the short row
+    assert not active[first : first + 128, key : key + 128].any()
+
+
+def test_flex_lengths_are_few():
+    assert {flex_length(rows, n) for rows in range(1, 9) for n in range(1, 4097)} == {2**i for i in range(10, 16)}
+    assert flex_length(3, 300) == 2048
 
 
 def test_one_long_bar_costs_no_padding(toy):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from partimento.modeling import MuseformerConfig, MuseformerForCausalLM
+from partimento.pipelines import generation
 from partimento.tokenization import MidiProcessor
 from partimento.training import evaluate_model
 from partimento.training.likelihood import CountedTokens, SongScore, model_token_nll, summarise
@@ -280,13 +281,29 @@ def test_ngram_alone_and_limits(corpus, tmp_path):
     assert "transposed" in output.with_suffix(".md").read_text()
 
 
-def test_another_vocabulary_is_refused(corpus, tmp_path):
+def test_another_vocabulary_is_refused(corpus, tmp_path, capsys):
     other = tmp_path / "other"
     MidiProcessor.from_preset("multitrack", genres=("Folk", "Jazz", "Blues")).save_pretrained(other)
-    with pytest.raises(ValueError, match="vocabulary"):
-        evaluate_model.main(["--model", str(other), "--corpus", str(corpus), "-o", str(tmp_path / "r.json")])
+    (other / "config.json").write_text("{}")
+    assert evaluate_model.main(["--model", str(other), "--corpus", str(corpus), "-o", str(tmp_path / "r.json")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("evaluate_model.py: vocabulary ")
+    assert error.count("\n") == 1
 
 
-def test_report_name_must_leave_room_for_markdown(corpus, tmp_path):
-    with pytest.raises(ValueError, match=r"report\.json"):
-        evaluate_model.main(["--corpus", str(corpus), "-o", str(tmp_path / "report.md")])
+def test_embedded_names_are_resolved(corpus, model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generation, "list_embedded", lambda: ["small"])
+    monkeypatch.setattr(generation, "embedded_checkpoint", lambda name: model_folder)
+    options = ["--corpus", str(corpus), "--ngram", "0", "--splits", "test", "--max-songs", "1"]
+    options += ["-o", str(tmp_path / "r.json")]
+    assert evaluate_model.main(["--model", "small", *options]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["model"] == "small"
+    assert evaluate_model.main(["--model", "smal", *options]) == 1
+    assert "evaluate_model.py: smal: not a model folder" in capsys.readouterr().err
+    assert evaluate_model.main(["--corpus", str(tmp_path), "-o", str(tmp_path / "r.json")]) == 1
+    assert "no corpus" in capsys.readouterr().err
+
+
+def test_report_name_must_leave_room_for_markdown(corpus, tmp_path, capsys):
+    assert evaluate_model.main(["--corpus", str(corpus), "-o", str(tmp_path / "report.md")]) == 1
+    assert "report.json" in capsys.readouterr().err

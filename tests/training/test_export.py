@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from partimento.modeling.museformer import MuseformerConfig, MuseformerForCausalLM
 from partimento.tokenization import MidiProcessor
 from partimento.training.export_to_hub import export, fill_card, run_figures
-from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from partimento.tokenization import MidiProcessor
 from partimento.training import corpus_workers
 from partimento.training.corpus_building import Job, build_corpus
 from partimento.training.corpus_settings import profile_defaults, settings_from
+from partimento.training.corpus_stages import process_file, process_song
 from partimento.training.corpus_writing import COLUMNS
 from partimento.training.prepare_data import main, make_parser
 
@@ -377,7 +378,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     )
     out = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, str(script), str(folder), str(out)], cwd=tmp_path)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240  # a busy machine needs more than a minute to start the workers
     while len(list(out.glob(".work/shards-*/*.parquet"))) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -454,6 +455,37 @@ def test_a_crashing_parser_costs_one_file(hostile, tmp_path):
     assert rejected(tmp_path / "out") == {"crash": ("parse", "worker_crash")}
 
 
+def test_crashed_files_stay_rejected_until_they_are_to_be_retried(hostile, tmp_path, caplog):
+    folder = write_songs(tmp_path / "in", {"crash": band(9)} | {f"song{i}": band(i) for i in range(3)})
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    build_corpus(job([folder], whole, keep_work=True), *settings("open"))
+    given = {"workers": 1, "keep_work": True, "shard_size": 3}
+    build_corpus(job([folder], out, **given), *settings("open"), function=hostile.song)
+    for report in (True, False):  # with a finished corpus, and with shards alone
+        (out / "report.json").unlink() if not report else None
+        caplog.clear()
+        again = build_corpus(job([folder], out, **given), *settings("open"))
+        assert again["stages"][1]["rejected"] == {"worker_crash": 1}
+        assert "1 files ran out of time or crashed" in caplog.text
+    seen = []
+
+    def count(task):
+        seen.append(Path(task.path).stem)
+        return process_file(task)
+
+    given |= {"retry_failures": True, "workers": 0}
+    again = build_corpus(job([folder], out, **given), *settings("open"), function=count)
+    assert again["stages"][1]["rejected"] == {}
+    assert seen == ["crash"]
+    assert rows(out) == rows(whole)
+
+
+def test_a_tempo_of_no_duration_is_rejected():
+    score = band(1).dumps_midi().replace(b"\xff\x51\x03" + (500_000).to_bytes(3, "big"), b"\xff\x51\x03\0\0\0")
+    record = process_song(score, "", settings("open")[0])
+    assert (record["stage"], record["reason"]) == ("filters", "tempo")
+
+
 # Command line
 
 
@@ -470,6 +502,26 @@ def test_exit_status(tmp_path, capsys):
     assert main([str(bad), "-o", str(tmp_path / "3"), *common]) == 1
     assert main([str(tmp_path / "absent"), "-o", str(tmp_path / "4"), *common]) == 2
     assert "absent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--time-signatures", "4/4", "3/4"], "--time-signatures 3/4 needs --preset metres"),
+        (["--six-track", "--preset", "metres"], "--six-track cannot be joined with --preset metres"),
+        (["--processor", "p", "--min-genre-count", "3"], "--min-genre-count cannot be joined with --processor"),
+    ],
+)
+def test_contradictory_options(options, message, tmp_path, capsys):
+    assert main([str(tmp_path), "-o", str(tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_states_the_defaults_of_the_profiles():
+    text = " ".join(make_parser().format_help().split())
+    assert "strings, bass, drums [off]" in text
+    assert "drums included [paper: 2, open: 1]" in text
+    assert "inside each source or genre [paper: none, open: source]" in text
 
 
 def test_every_setting_has_an_option_and_profiles_apply():

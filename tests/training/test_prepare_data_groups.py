@@ -20,6 +20,7 @@ from partimento.training.corpus_grouping import (
 )
 from partimento.training.corpus_merging import find_duplicates, read_split_list, read_split_table
 from partimento.training.corpus_settings import CorpusSettings
+from partimento.training.prepare_data import make_parser, read_splits
 
 TICKS = 12
 
@@ -193,6 +194,39 @@ def test_split_files(tmp_path):
         read_split_list(tmp_path / "valid.txt", "vaild")
     (tmp_path / "table.csv").write_text(f"md5,where\n{names[0]},train\n{names[1]},\n{names[2].upper()},valid\n")
     assert read_split_table(tmp_path / "table.csv", "where") == {names[0]: "train", names[2]: "validation"}
+    with pytest.raises(ValueError, match="no column 'wheer'; it has md5, where"):
+        read_split_table(tmp_path / "table.csv", "wheer")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["{0},train", "{1},tarin"], r"table\.csv:3: split 'tarin' is unknown; choose one of train, valid"),
+        (["{0},train", "{0},test"], r"table\.csv:3: .* in the split test here and in train before"),
+        (["song,train"], r"table\.csv:2: 'song' is no MD5"),
+    ],
+)
+def test_bad_split_tables(tmp_path, rows, message):
+    text = "\n".join(["md5,where", *rows]).format(*md5s(2)) + "\n"
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_split_table(tmp_path / "table.csv", "where")
+
+
+def test_split_options(tmp_path):
+    def read(*options):
+        return read_splits(make_parser().parse_args(["in", "-o", "out", *options]))
+
+    names = md5s(2)
+    for split, name in (("train", names[0]), ("test", names[1])):
+        (tmp_path / f"{split}.txt").write_text(f"{name}\n")
+    (tmp_path / "table.csv").write_text(f"md5,where\n{names[0]},test\n")
+    lists = ["--split-list", f"train={tmp_path}/train.txt", "--split-list", f"test={tmp_path}/test.txt"]
+    assert read(*lists) == {names[0]: "train", names[1]: "test"}
+    with pytest.raises(ValueError, match=r"train\.txt: .* in the split train here and in test before"):
+        read(*lists, "--split-table", f"{tmp_path}/table.csv:where")
+    with pytest.raises(ValueError, match="must read FILE:COLUMN"):
+        read("--split-table", f"{tmp_path}/table.csv")
 
 
 def test_duplicates_keep_the_best_labelled_copy():

@@ -91,6 +91,16 @@ def test_overrides(tmp_path):
         load_arguments(path, ["max_updates=7"])
 
 
+def test_broken_yaml_is_named(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("train: {max_updates: 3\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"recipe\.yaml: not valid YAML.*line"):
+        load_arguments(path)
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"--set data\.transpose=\[1, 2: not valid YAML"):
+        load_arguments(path, ["data.transpose=[1, 2"])
+
+
 def test_resolved_configuration_reads_back(tmp_path):
     arguments = load_arguments(RECIPES[0])
     path = tmp_path / "config.yaml"

@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from partimento.modeling import MuseformerForCausalLM
 from partimento.tokenization import MidiProcessor
 from partimento.training import checkpointing, train
-from partimento.training.arguments import load_arguments
+from partimento.training.arguments import ModelArguments, load_arguments
 from partimento.training.checkpointing import list_checkpoints, verify_checkpoint
+from partimento.training.model_setup import build_config, build_model
 from partimento.training.plot_curves import main as plot_main
 from partimento.training.run_log import read_log
 from partimento.training.run_setup import make_accelerator, make_loop
@@ -275,6 +277,64 @@ def test_a_time_limit_cools_down_and_ends_cleanly(recipe, run_training, logged):
     assert (output / "final").is_dir()
     assert run_training(config, "--resume", "auto") == 0  # finished: nothing is added
     assert len([entry for entry in logged(output) if entry["kind"] == "train"]) == 5
+
+
+def test_a_raised_time_limit_goes_on_and_keeps_the_first_facts(recipe, run_training, logged, facts_of):
+    config = recipe(train__max_updates=4, train__max_minutes=1e-6)
+    assert run_training(config) == 0
+    output = output_of(config)
+    before, settings = facts_of(output / "run.json"), (output / "config.yaml").read_text(encoding="utf-8")
+    assert len([entry for entry in logged(output) if entry["kind"] == "train"]) < 4
+    assert run_training(config, "--resume", "auto", "--set", "train.max_minutes=60", "train.learning_rate=1e-3") == 0
+    assert len([entry for entry in logged(output) if entry["kind"] == "train"]) == 4
+    after = facts_of(output / "run.json")
+    assert (output / "config.yaml").read_text(encoding="utf-8") == settings
+    first, second = after.pop("sessions")
+    assert [first] == before.pop("sessions")
+    assert after == before
+    assert (first["commit"], first["resumed_at"]) == (before["commit"], 0)
+    assert second["resumed_at"] > 0
+    assert [change.partition(":")[0] for change in second["changed"]] == ["train.max_minutes", "train.learning_rate"]
+
+
+def test_resuming_without_a_usable_checkpoint_deletes_nothing(recipe, run_training, capsys):
+    config = recipe(train__max_updates=2)
+    assert run_training(config) == 0
+    output = output_of(config)
+    (output / "step-2" / "manifest.json").unlink()
+    log = (output / "log.jsonl").read_bytes()
+    assert run_training(config, "--resume", "auto") == 2
+    assert "step-2: no usable manifest.json" in capsys.readouterr().err
+    assert (output / "log.jsonl").read_bytes() == log
+
+
+def test_weights_of_another_vocabulary(tmp_path, train_processor):
+    source = tmp_path / "source"
+    config = build_config(ModelArguments(preset="tiny"), train_processor)
+    before = MuseformerForCausalLM(config).eval()
+    before.save_pretrained(source)
+    with pytest.raises(ValueError, match="no usable processor"):
+        build_model(ModelArguments(init_from=str(source)), train_processor)
+    train_processor.save_pretrained(source)
+    same_size = MidiProcessor.from_preset("multitrack", genres=("Jazz", "Swing"))
+    with pytest.raises(ValueError, match="--processor"):
+        build_model(ModelArguments(init_from=str(source)), same_size)
+
+    longer = train_processor.with_labels(genres=("Swing",))
+    model = build_model(ModelArguments(init_from=str(source)), longer).eval()
+    old, size = len(train_processor.vocabulary.tokens), len(longer.vocabulary.tokens)
+    assert size == old + 1
+    assert model.config.vocab_size == size
+    assert model.get_input_embeddings().weight.shape[0] == model.lm_head.weight.shape[0] == size
+    ids = torch.tensor([[1, model.config.bar_token_id, model.config.position_token_start, 300]])
+    with torch.no_grad():
+        logits = model(ids).logits
+        torch.testing.assert_close(logits[..., :old], before(ids).logits, rtol=1e-4, atol=1e-5)
+    assert logits.shape[-1] == size
+    loss = model(ids, labels=ids).loss
+    loss.backward()
+    model.save_pretrained(tmp_path / "saved")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").lm_head.weight.shape[0] == size
 
 
 def test_an_existing_run_is_not_overwritten(recipe, run_training, capsys):
