@@ -1,0 +1,316 @@
+"""Exact incremental state of a Museformer.
+
+Per layer and row the cache keeps
+
+    slots      k, v of the prefix, of the last max(D) bars and of the current bar, each tagged with its bar
+    summaries  the re-projected k2, v2 of every finished bar
+    visible    the keys the current bar sees, side by side: one coarse or fine row after the other, then the bar itself
+
+and per row the state of the id scans. The visible rows are gathered anew when a bar starts and grow with the bar, so
+a token costs one append and one attention over them, whatever the length of the song. Slots of bars that no later
+bar can see are marked dead and squeezed out when a quarter is dead. Buffers grow by a quarter, never per token.
+
+Legend: B rows, d hidden size, m slots, c finished bars, L visible rows, h heads.
+"""
+
+# ruff: noqa: TID251 - siblings are imported relatively: this folder is copied as it is to the Hub
+
+import torch
+from transformers.cache_utils import Cache
+
+from .structure_museformer import SegmentState, fine_and_coarse
+
+
+class MuseformerCache(Cache):
+    """Cache of `MuseformerModel`, created by the model itself. It cannot be cropped: finished bars are summarised.
+
+    Args:
+        config: `MuseformerConfig` of the model.
+    """
+
+    is_compileable = False
+    is_croppable = False
+
+    def __init__(self, config):
+        super().__init__(layers=[])
+        self.config = config
+        self.reset()
+
+    def reset(self):
+        """Forget everything."""
+        num_layers = self.config.num_hidden_layers
+        self.length = 0
+        self.state: SegmentState | None = None
+        self.bar_offset: torch.Tensor | None = None
+        self.slot_bars = self.slot_eos = self.num_slots = self.num_closed = self.num_visible = None
+        self.max_slots = self.max_closed = self.max_visible = 0  # host copies of the maxima over rows
+        self.slots: list[torch.Tensor | None] = [None] * num_layers  # [B, capacity, 2 d]
+        self.summaries: list[torch.Tensor | None] = [None] * num_layers  # [B, capacity, 2 d]
+        self.visible: list[torch.Tensor | None] = [None] * num_layers  # [B, 2, h, capacity, d / h]
+        self.step_mask: torch.Tensor | None = None
+        self._staged_contents: list[torch.Tensor | None] = [None] * num_layers
+        self._staged_summaries: list[torch.Tensor | None] = [None] * num_layers
+
+    # what generate() asks for
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.length
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        return -1
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def __len__(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def batch_size(self) -> int:
+        return -1 if self.state is None else len(self.state.bar)
+
+    @property
+    def is_initialized(self) -> bool:
+        return self.length > 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        raise ValueError("MuseformerCache cannot be cropped: finished bars are summarised, evicted bars are gone")
+
+    def update(self, *args, **kwargs):
+        raise ValueError("MuseformerCache is written by MuseformerModel only")
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Row i becomes the former row `beam_idx[i]`."""
+        if self.state is None:
+            return
+        beam_idx = beam_idx.to(self.state.bar.device)
+        if torch.equal(beam_idx, torch.arange(self.batch_size, device=beam_idx.device)):
+            return
+        self._map(lambda t: t.index_select(0, beam_idx))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        if self.state is not None:
+            self._map(lambda t: t[indices.to(t.device)])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.state is not None:
+            self._map(lambda t: t.repeat_interleave(repeats, 0))
+
+    def _map(self, function):
+        self.state = SegmentState(*(function(t) for t in self.state))
+        for name in ("bar_offset", "slot_bars", "slot_eos", "num_slots", "num_closed", "num_visible"):
+            if (tensor := getattr(self, name)) is not None:
+                setattr(self, name, function(tensor))
+        for name in ("slots", "summaries", "visible"):
+            setattr(self, name, [None if t is None else function(t) for t in getattr(self, name)])
+        counts = torch.stack([self.num_slots, self.num_closed, self.num_visible]).amax(1)
+        self.max_slots, self.max_closed, self.max_visible = counts.tolist()
+
+    def num_values(self) -> int:
+        """Numbers held per row in slots, summaries and visible rows, without spare capacity."""
+        per_layer = 2 * self.config.hidden_size
+        return self.config.num_hidden_layers * per_layer * (self.max_slots + self.max_closed + self.max_visible)
+
+    # many tokens at once: the model extends the stored keys, runs, then commits
+
+    def stored_bars(self, rows: int, device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Bars and EOS flags of the slots `[B, m]`, and bars of the finished summaries `[B, c]` (0 where absent)."""
+        if self.state is None:
+            none = torch.zeros(rows, 0, dtype=torch.long, device=device)
+            return none, none.bool(), none
+        if rows != self.batch_size:
+            raise ValueError(f"input_ids has {rows} rows, past_key_values {self.batch_size}")
+        bars = torch.arange(1, self.max_closed + 1, device=device)
+        closed = torch.where(bars <= self.num_closed[:, None], bars, 0)
+        return self.slot_bars[:, : self.max_slots], self.slot_eos[:, : self.max_slots], closed
+
+    def extend_contents(self, layer: int, new: torch.Tensor) -> torch.Tensor:
+        """Stored and new k, v of contents: `[B, m + q, 2 d]`."""
+        if self.slots[layer] is not None:
+            new = torch.cat([self.slots[layer][:, : self.max_slots], new.to(self.slots[layer].dtype)], 1)
+        self._staged_contents[layer] = new.detach()
+        return new
+
+    def extend_summaries(self, layer: int, new: torch.Tensor | None) -> torch.Tensor | None:
+        """Stored and new k2, v2: `[B, c + s, 2 d]`."""
+        if new is not None:
+            self._staged_summaries[layer] = new.detach()
+        if self.max_closed == 0:
+            return new
+        stored = self.summaries[layer][:, : self.max_closed]
+        return stored if new is None else torch.cat([stored, new.to(stored.dtype)], 1)
+
+    def commit(self, key_bars, key_eos, column_bars, num_new: int, state: SegmentState) -> None:
+        """Keep what the model just computed for `num_new` tokens per row; see the module docstring."""
+        self.length += num_new
+        self.state = state
+        self._store_summaries(column_bars)
+        self._compact(self._alive(key_bars), key_bars, key_eos, self._staged_contents)
+        self._staged_contents = [None] * len(self)
+        self._gather_visible(torch.arange(len(state.bar), device=key_bars.device))
+
+    def _alive(self, bars):
+        """Which of the slots `[B, m]` the current or a later bar can see."""
+        alive = bars >= 0
+        if (span := self.config.attention_span) is not None:
+            alive &= (bars == 0) | (bars >= self.state.bar[:, None] - span)
+        return alive
+
+    def _store_summaries(self, column_bars) -> None:
+        if self.num_closed is None:
+            self.num_closed = torch.zeros_like(self.state.bar)
+        if column_bars.shape[1]:
+            row, column = (column_bars >= 1).nonzero(as_tuple=True)
+            bar = column_bars[row, column]
+            self.num_closed = torch.maximum(self.num_closed, column_bars.max(1).values)
+            self.max_closed = int(self.num_closed.max())
+            for layer, new in enumerate(self._staged_summaries):
+                buffer = _grown(self.summaries[layer], new, self.max_closed)
+                buffer[row, bar - 1] = new[row, column].to(buffer.dtype)
+                self.summaries[layer] = buffer
+        self._staged_summaries = [None] * len(self)
+
+    def _compact(self, alive, bars, eos, contents) -> None:
+        """Keep the living of `contents`, per layer `[B, m, 2 d]`, with room to grow."""
+        self.num_slots = alive.sum(1)
+        self.max_slots = m = int(self.num_slots.max())
+        order = (~alive).to(torch.uint8).argsort(dim=1, stable=True)[:, :m]
+        present = torch.arange(m, device=alive.device) < self.num_slots[:, None]
+        spare = m // 4 + 64
+        self.slot_bars = torch.nn.functional.pad(bars.gather(1, order).masked_fill(~present, -1), (0, spare), value=-1)
+        self.slot_eos = torch.nn.functional.pad(eos.gather(1, order) & present, (0, spare))
+        for layer, old in enumerate(contents):
+            buffer = old.new_zeros(len(old), m + spare, old.shape[2])
+            torch.gather(old, 1, order[:, :, None].expand(-1, -1, old.shape[2]), out=buffer[:, :m])
+            self.slots[layer] = buffer
+
+    def _gather_visible(self, rows) -> None:
+        """Collect the keys that the current bar of `rows` sees."""
+        if self.num_visible is None:
+            self.num_visible = torch.zeros_like(self.state.bar)
+        current = self.state.bar[rows]
+        fine, coarse = fine_and_coarse(self.config, int(current.max()) + 1, rows.device)
+        bars = self.slot_bars[rows, : self.max_slots]
+        contents = fine[current[:, None], bars]  # -1 is the last column: padding
+        bars = torch.arange(1, self.max_closed + 1, device=rows.device)
+        closed = bars <= self.num_closed[rows, None]
+        coarse = coarse[current[:, None], torch.where(closed, bars, -1)]
+        row, source = coarse.nonzero(as_tuple=True)
+        place = (coarse.cumsum(1) - 1)[row, source]
+        row_2, source_2 = contents.nonzero(as_tuple=True)
+        place_2 = (contents.cumsum(1) - 1 + coarse.sum(1, keepdim=True))[row_2, source_2]
+        total = coarse.sum(1) + contents.sum(1)
+        self.num_visible[rows] = total
+        self._reserve_visible(int(total.max()))
+        row, row_2 = rows[row], rows[row_2]
+        for visible, slots, summaries in zip(self.visible, self.slots, self.summaries):
+            if len(row):
+                visible[row, :, :, place] = self._split(summaries[row, source])
+            visible[row_2, :, :, place_2] = self._split(slots[row_2, source_2])
+        self.max_visible = int(self.num_visible.max())
+
+    def _reserve_visible(self, length: int) -> None:
+        for layer, slots in enumerate(self.slots):
+            like = self._split(slots[:, :1]).permute(0, 2, 3, 1, 4)
+            self.visible[layer] = _grown(self.visible[layer], like, length, dim=3)
+
+    def _split(self, key_value: torch.Tensor) -> torch.Tensor:
+        """`[..., 2 d]` to `[..., 2, h, d / h]`."""
+        return key_value.unflatten(-1, (2, self.config.num_attention_heads, self.config.head_size))
+
+    # a single token that starts a bar: close the old bar, then take a step
+
+    def own_bar(self, rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Slots `[R, m]` of the current bar of `rows`, EOS excluded, and which of them are there."""
+        own = self.slot_bars[rows, : self.max_slots] == self.state.bar[rows, None]
+        own &= ~self.slot_eos[rows, : self.max_slots]
+        count = own.sum(1)
+        m = int(count.max())
+        order = (~own).to(torch.uint8).argsort(dim=1, stable=True)[:, :m]
+        return order, torch.arange(m, device=own.device) < count[:, None]
+
+    def add_summary(self, layer: int, rows, new: torch.Tensor) -> None:
+        """Store k2, v2 `[R, 2 d]` of the current bar of `rows`."""
+        bars = self.state.bar[rows]
+        slots = self.slots[layer]
+        self.summaries[layer] = _grown(self.summaries[layer], slots, max(self.max_closed, int(bars.max())))
+        self.summaries[layer][rows, bars - 1] = new.detach().to(slots.dtype)
+
+    def start_bars(self, state: SegmentState, rows) -> None:
+        """`rows` enter the next bar: their summaries are complete, slots out of reach die, other keys are visible."""
+        if self.config.uses_summaries:
+            self.num_closed[rows] = self.state.bar[rows]
+            self.max_closed = int(self.num_closed.max())
+        self.state = state
+        bars = self.slot_bars[:, : self.max_slots]
+        alive = self._alive(bars)
+        if int((~alive).sum()) * 4 >= alive.numel():
+            eos = self.slot_eos[:, : self.max_slots]
+            self._compact(alive, bars, eos, [slots[:, : self.max_slots] for slots in self.slots])
+        else:
+            bars.masked_fill_(~alive, -1)
+        self._gather_visible(rows)
+
+    # one token per row inside a bar: the hot path
+
+    def begin_step(self, bars, is_eos, state: SegmentState, any_present: bool, all_present: bool):
+        """Make room for one token per row, bars `[B]` (-1 for padding), none of which starts a bar.
+
+        Padding is written behind the last entry of its row, for itself to see, and overwritten by the next token.
+        """
+        if self.max_slots + 1 > self.slot_bars.shape[1]:
+            spare = self.max_slots // 4 + 64
+            self.slot_bars = torch.nn.functional.pad(self.slot_bars, (0, spare), value=-1)
+            self.slot_eos = torch.nn.functional.pad(self.slot_eos, (0, spare))
+            self.slots = [_grown(t, t, self.slot_bars.shape[1], exact=True) for t in self.slots]
+        self._reserve_visible(self.max_visible + 1)
+        self._num_shown = self.max_visible + 1
+        if len(bars) == 1:  # plain slices: the row's counts are the maxima
+            self._slot, self._place = self.max_slots, self.max_visible
+            self.slot_bars[:, self._slot], self.slot_eos[:, self._slot] = bars, is_eos
+            self._row = self.step_mask = None
+        else:
+            self._row = torch.arange(len(bars), device=bars.device)
+            self._slot, self._place = self.num_slots.clone(), self.num_visible.clone()
+            self.slot_bars[self._row, self._slot], self.slot_eos[self._row, self._slot] = bars, is_eos
+            shown = torch.arange(self._num_shown, device=bars.device) <= self.num_visible[:, None]
+            self.step_mask = shown[:, None, None]
+        if not all_present:  # padding sees itself only
+            itself = torch.arange(self._num_shown, device=bars.device) == self.num_visible[:, None]
+            shown = itself if self.step_mask is None else torch.where(bars[:, None] < 0, itself, shown)
+            self.step_mask = shown[:, None, None]
+        present = (bars >= 0).long()
+        self.num_slots += present
+        self.num_visible += present
+        self.state = state
+        self.length += 1
+        self.max_slots += any_present
+        self.max_visible += any_present
+
+    def append(self, layer: int, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store k, v `[B, 2 d]` of the token; return the visible keys and values `[B, h, L, d / h]`."""
+        slots, visible = self.slots[layer], self.visible[layer]
+        new = new.detach()
+        if self._row is None:
+            slots[:, self._slot] = new
+            visible[:, :, :, self._place] = self._split(new)
+        else:
+            new = new.to(slots.dtype)
+            slots[self._row, self._slot] = new
+            visible[self._row, :, :, self._place] = self._split(new)
+        return visible[:, :, :, : self._num_shown].unbind(1)
+
+
+def _grown(buffer, like, length: int, *, dim: int = 1, exact: bool = False):
+    """`buffer` with room for `length` entries along `dim`; contents kept, the rest zero."""
+    if buffer is not None and buffer.shape[dim] >= length:
+        return buffer
+    shape = list(like.shape)
+    shape[dim] = length if exact else length + length // 4 + 64
+    grown = like.new_zeros(shape)
+    if buffer is not None:
+        grown.narrow(dim, 0, buffer.shape[dim]).copy_(buffer)
+    return grown
+
+
+__all__ = ["MuseformerCache"]
