@@ -38,7 +38,7 @@ test: $(VENV)/.dev   ## install, then run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(VENV)/.dev  ## speed and memory, as ratios measured in one run (build/bench/)
-	$(BIN)/python training/benchmark.py --output build/bench
+	$(BIN)/python training/benchmark.py --threads 1 --output build/bench
 
 quality: $(VENV)/.dev  ## lint, format check, types
 	$(BIN)/ruff check .

@@ -202,7 +202,7 @@ def test_model_and_tokenizer_must_belong_together(generator):
 
 
 def test_written_midi_suits_a_sequencer(generator, tmp_path):
-    path = generator.generate(instruments=["piano", "drums"], bars=2, seed=0)[0].save(tmp_path / "a.mid")
+    path = generator.generate(instruments=["piano", "drums"], tempo=120, bars=2, seed=0)[0].save(tmp_path / "a.mid")
     score = Score(path)
     assert score.ticks_per_quarter >= 96, "sequencers expect a fine grid"
     assert len(score.time_signatures) == 1
