@@ -35,7 +35,7 @@ demo: $(VENV)/.demo  ## install, then write a multi-track MIDI file and its pian
 	$(BIN)/partimento info $(DEMO)
 
 test: $(VENV)/.dev   ## install, then run the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 bench: $(VENV)/.dev  ## speed and memory, as ratios measured in one run (build/bench/)
 	$(BIN)/python training/benchmark.py --threads 1 --output build/bench
