@@ -46,6 +46,8 @@ class DataArguments:
     crop: Literal["random", "head", "none"] = "random"
     crop_length: int = 4096
     head_probability: float = 0.0  # share of random crops that start at bar 1
+    short_crop_length: int = 512  # of the rows that are drawn short, on which conditions weigh more
+    short_crop_probability: float = 0.0
     crops_per_song: int = 1  # 0: in proportion to the length, one per `crop_length` tokens
     max_tokens_per_batch: int = 8192  # rows x longest row of one micro-batch
     max_rows_per_batch: int = 0  # 0: no limit
@@ -136,6 +138,7 @@ def validate_arguments(arguments: RunArguments) -> None:
     data, train = arguments.data, arguments.train
     positive = {
         "data.crop_length": data.crop_length,
+        "data.short_crop_length": data.short_crop_length,
         "data.validation_length": data.validation_length,
         "data.max_tokens_per_batch": data.max_tokens_per_batch,
         "data.bucket_rows": data.bucket_rows,
@@ -150,6 +153,7 @@ def validate_arguments(arguments: RunArguments) -> None:
             raise ValueError(f"{name} is {value}: it must be positive")
     probabilities = {
         "data.head_probability": data.head_probability,
+        "data.short_crop_probability": data.short_crop_probability,
         "data.condition_slot_dropout": data.condition_slot_dropout,
         "data.condition_all_dropout": data.condition_all_dropout,
     }

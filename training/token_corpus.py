@@ -109,6 +109,8 @@ def draw_crops(
     epoch: int,
     head_probability: float = 0.0,
     crops_per_song: int = 1,
+    short_crop_length: int = 0,
+    short_crop_probability: float = 0.0,
 ) -> CropTable:
     """Choose the bars of every item of an epoch; depends on nothing but the arguments.
 
@@ -117,6 +119,8 @@ def draw_crops(
         crop_length: limit of a row's tokens, prefix and EOS included; a single longer bar is cut at the limit.
         head_probability: share of the random crops that start at bar 1 all the same.
         crops_per_song: 0 gives each song one item per `crop_length` tokens.
+        short_crop_length: limit of a row that is drawn short; such rows show the conditions' effect on few bars.
+        short_crop_probability: share of the rows drawn short.
     """
     repeats = np.full(len(corpus), crops_per_song)
     if not crops_per_song:
@@ -125,17 +129,21 @@ def draw_crops(
     first_bar, prefix, song_end = corpus.first_bar[song], corpus.prefix_lengths[song], corpus.offsets[1:][song]
     starts = corpus.bar_starts
     start_bar = first_bar
+    length = np.full(len(song), crop_length)
+    if short_crop_probability:
+        short = np.random.default_rng((seed, epoch, 3)).random(len(song)) < short_crop_probability
+        length[short] = short_crop_length
     if mode == "random":
         draws = np.random.default_rng((seed, epoch, 1)).random((len(song), 2))
-        room = crop_length - prefix - NUM_RESTORED
+        room = length - prefix - NUM_RESTORED
         last = np.clip(np.searchsorted(starts, song_end - room), first_bar, corpus.end_bar[song] - 1)
-        fits = prefix + song_end - starts[first_bar] <= crop_length
+        fits = prefix + song_end - starts[first_bar] <= length
         last = np.where(fits | (draws[:, 0] < head_probability), first_bar, last)
         start_bar = first_bar + (draws[:, 1] * (last - first_bar + 1)).astype(np.int64)
     restored = np.where(start_bar > first_bar, NUM_RESTORED, 0)
     end = song_end
     if mode != "none":
-        limit = starts[start_bar] + np.maximum(2, crop_length - prefix - restored)
+        limit = starts[start_bar] + np.maximum(2, length - prefix - restored)
         next_bar = np.searchsorted(starts, limit, side="right") - 1
         end = np.where(next_bar > start_bar, starts[next_bar], limit)
         end = np.where(limit >= song_end, song_end, end)

@@ -174,6 +174,8 @@ class TokenData:
             epoch=epoch,
             head_probability=a.head_probability,
             crops_per_song=a.crops_per_song,
+            short_crop_length=a.short_crop_length,
+            short_crop_probability=a.short_crop_probability,
         )
         plan = plan_epoch(
             crops.lengths,

@@ -101,6 +101,18 @@ def test_a_head_probability_of_one_is_a_head_crop(corpus):
     assert (random.start_bar == corpus.first_bar).all()
 
 
+def test_a_share_of_the_crops_is_short(corpus):
+    options = {"seed": 1, "epoch": 0, "crops_per_song": 40}
+    long = draw_crops(corpus, "random", 160, **options)
+    mixed = draw_crops(corpus, "random", 160, **options, short_crop_length=60, short_crop_probability=0.5)
+    assert 0.4 < np.mean(mixed.lengths <= 60) - np.mean(long.lengths <= 60) < 0.6
+    assert mixed.lengths.max() == long.lengths.max()
+    short = draw_crops(corpus, "random", 160, **options, short_crop_length=60, short_crop_probability=1.0)
+    exact = draw_crops(corpus, "random", 60, **options)
+    assert short.start.tolist() == exact.start.tolist()
+    assert short.end.tolist() == exact.end.tolist()
+
+
 def test_long_songs_get_several_crops(corpus):
     crops = draw_crops(corpus, "random", 160, seed=1, epoch=0, crops_per_song=0)
     counts, sizes = np.bincount(crops.song), np.diff(corpus.offsets)
