@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.other import load
 
 MANIFEST = "manifest.json"
 LOOP_STATE = "loop_state.json"
@@ -104,7 +105,7 @@ def load_checkpoint(folder: Path, accelerator: Accelerator, allow_resharding: bo
     random_states = folder / f"random_states_{accelerator.process_index}.pkl"
     if same_count:
         # Accelerate only logs a failure here; a wrong dropout mask would then be the only symptom.
-        saved = torch.load(random_states, weights_only=False)
+        saved = load(random_states)
         if not torch.equal(saved["torch_manual_seed"], torch.get_rng_state()):
             raise CheckpointError(f"{random_states}: the random state was not restored")
     values = json.loads((folder / LOOP_STATE).read_text(encoding="utf-8"))
