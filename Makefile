@@ -35,7 +35,7 @@ demo: $(VENV)/.demo  ## install, then write a multi-track MIDI file and its pian
 	$(BIN)/partimento info $(DEMO)
 
 test: $(VENV)/.dev   ## install, then run the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --maxschedchunk 2
 
 bench: $(VENV)/.dev  ## speed and memory, as ratios measured in one run (build/bench/)
 	$(BIN)/python training/benchmark.py --threads 1 --output build/bench
@@ -50,7 +50,7 @@ wheel-test: $(VENV)/.dev  ## build the wheel, install it in a fresh environment 
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls build/wheel/dist/*.whl)[dev]"
 	mkdir -p build/wheel/outside && cp -r tests pyproject.toml build/wheel/outside/
-	cd build/wheel/outside && OMP_NUM_THREADS=1 PARTIMENTO_EXPECT_WHEEL=1 ../venv/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
+	cd build/wheel/outside && OMP_NUM_THREADS=1 PARTIMENTO_EXPECT_WHEEL=1 ../venv/bin/python -m pytest -n auto --maxprocesses 4 --maxschedchunk 2 -m "not slow"
 
 clean:          ## remove what the targets made (data and corpora under build/ stay)
 	rm -rf $(VENV) build/wheel build/bench build/lib build/bdist* dist out .types .pytest_cache .ruff_cache *.egg-info
