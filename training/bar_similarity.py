@@ -26,14 +26,13 @@ import numpy as np
 
 from partimento.tokenization import FAMILY_PROGRAMS, MidiProcessor
 from partimento.tokenization.canonical import Piece
-from partimento.tokenization.vocabulary import DRUM_RANK
+from partimento.training.metrics.notes import Notes
 
 MAX_LAG = 40  # T of the source
 EmptyPairs = Literal["exclude", "zero", "one"]
 
-# A note is one integer: program rank, pitch (7 bits), duration and onset in the bar in ticks (10 bits each), and below
-# these, in the sort key, the bar.
-PITCH_BITS, TIME_BITS, BAR_BITS = 7, 10, 24
+# A note is one integer: program + 1, pitch (7 bits), duration and onset in the bar in ticks.
+PITCH_BITS, DURATION_BITS, ONSET_BITS = 7, 24, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +63,7 @@ def programs_of_families(*families: str) -> frozenset[int]:
 
 
 def bar_notes(
-    piece: Piece,
+    piece: Piece | Notes,
     programs: Collection[int] | None = None,
     with_program: bool = True,
     num_bars: int | None = None,
@@ -74,30 +73,19 @@ def bar_notes(
     Args:
         programs: General MIDI programs that count, -1 = drums; None = all. One family is the variant for a melody.
         with_program: notes of different programs differ. Pass False where the programs are one track.
-        num_bars: bars of the song, when empty ones follow the last note.
+        num_bars: bars of a `Piece`, when empty ones follow the last note.
     Raises: ValueError: fewer bars than the notes take.
     """
-    metre = piece.metre
-    bars = metre.bar(piece.onsets)
-    columns = [
-        piece.programs if with_program else np.zeros_like(piece.programs),
-        piece.pitches,
-        piece.vocabulary.durations[piece.durations] * metre.step_ticks[metre.segment(piece.onsets)],
-        piece.onsets - metre.bar_start(bars),
-        bars,
-    ]
+    notes = Notes.from_piece(piece, num_bars) if isinstance(piece, Piece) else piece
     if programs is not None:
-        ranks = [DRUM_RANK if program == -1 else program for program in programs]
-        chosen = np.isin(piece.programs, ranks)
-        columns = [column[chosen] for column in columns]
-    key = columns[0].astype(np.int64)
-    for column, bits in zip(columns[1:], (PITCH_BITS, TIME_BITS, TIME_BITS, BAR_BITS)):
-        key = key << bits | column
-    key = np.unique(key)
-    num_bars = piece.num_bars if num_bars is None else num_bars
-    if num_bars < piece.num_bars:
-        raise ValueError(f"num_bars={num_bars}: the last note is in bar {piece.num_bars}")
-    return BarNotes(key >> BAR_BITS, key & ((1 << BAR_BITS) - 1), num_bars)
+        notes = notes.select(np.isin(notes.programs, list(programs)))
+    codes = (notes.programs + 1) * with_program << PITCH_BITS | notes.pitches
+    codes = codes << DURATION_BITS | notes.durations.clip(max=(1 << DURATION_BITS) - 1)
+    codes = codes << ONSET_BITS | notes.bar_onsets.clip(max=(1 << ONSET_BITS) - 1)
+    order = np.lexsort((notes.bars, codes))
+    codes, bars = codes[order], notes.bars[order]
+    doubled = (np.diff(codes, prepend=-1) == 0) & (np.diff(bars, prepend=-1) == 0)
+    return BarNotes(codes[~doubled], bars[~doubled], notes.num_bars)
 
 
 def bar_notes_of_ids(
@@ -107,11 +95,7 @@ def bar_notes_of_ids(
     with_program: bool = True,
 ) -> BarNotes:
     """`bar_notes` of a token sequence up to its EOS; every Bar token is a bar, also behind the last note."""
-    array = processor.array(ids)
-    ends = np.flatnonzero(array == processor.eos_token_id)
-    array = array[: ends[0]] if len(ends) else array
-    piece = processor.decode_piece(array)
-    return bar_notes(piece, programs, with_program, max(processor.count_bars(array), piece.num_bars))
+    return bar_notes(Notes.from_ids(ids, processor), programs, with_program)
 
 
 def bar_similarities(notes: BarNotes, max_lag: int = MAX_LAG, empty_pairs: EmptyPairs = "exclude") -> np.ndarray:

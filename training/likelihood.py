@@ -3,7 +3,7 @@
 Losses are natural logarithms (nats) until a figure is called bits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from partimento.training.songs import Song, note_token_ids
 
 PREFIX_LENGTHS = (1_024, 5_120, 10_240)  # PPL(N) of Museformer (arXiv 2210.10349), table 1
 LN2 = float(np.log(2.0))
+INTERVALS = tuple(zip((0, *PREFIX_LENGTHS), (*PREFIX_LENGTHS, None)))  # (above, up to), in supervised tokens
 
 
 @dataclass(frozen=True)
@@ -43,42 +44,95 @@ class SongScore:
     num_notes: int
 
 
-@torch.inference_mode()
 def model_token_nll(
     model: torch.nn.Module,
     sequences: Sequence[np.ndarray],
     masks: Sequence[np.ndarray],
     *,
     batch_tokens: int = 8_192,
+    chunk_tokens: int | None = None,
     autocast_dtype: torch.dtype | None = None,
     on_batch: Callable[[int], Any] = lambda num_tokens: None,
 ) -> list[np.ndarray]:
     """Nats of every masked token of every sequence, one float32 array each, teacher-forced from the first token.
 
+    See `iterate_token_nll`; `on_batch` is called with the number of tokens of each finished batch.
+    """
+    results: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
+    batches = iterate_token_nll(
+        model, sequences, masks, batch_tokens=batch_tokens, chunk_tokens=chunk_tokens, autocast_dtype=autocast_dtype
+    )
+    for batch in batches:
+        for i, nll in batch.items():
+            results[i] = nll
+        on_batch(sum(len(sequences[i]) for i in batch))
+    return results
+
+
+def iterate_token_nll(
+    model: torch.nn.Module,
+    sequences: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    *,
+    done: Collection[int] = (),
+    batch_tokens: int = 8_192,
+    chunk_tokens: int | None = None,
+    autocast_dtype: torch.dtype | None = None,
+) -> Iterator[dict[int, np.ndarray]]:
+    """Yield batch after batch: the number of each sequence of the batch -> nats [m] of its masked tokens, float32.
+
     Sequences of similar length share a batch of at most `batch_tokens` tokens, padding included, filled on the right.
+
+    Args:
+        model: any causal language model of transformers' form; `forward(input_ids, attention_mask, use_cache)` gives
+            logits, with `chunk_tokens` also `past_key_values`.
+        done: numbers of sequences to leave out.
+        chunk_tokens: read a batch in pieces of this many tokens through the model's cache: less memory for long
+            songs, the same losses. None: in one pass.
     """
     device = next(model.parameters()).device
-    precision = torch.autocast(device.type, dtype=autocast_dtype) if autocast_dtype is not None else nullcontext()
-    results: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
-    model.eval()
     lengths = np.array([len(ids) for ids in sequences])
     longest_first = np.argsort(-lengths, kind="stable")  # lack of memory shows at once
-    for batch in cut_batches(longest_first, lengths, batch_tokens):
+    remaining = longest_first[~np.isin(longest_first, np.array(list(done), dtype=np.int64))]
+    model.eval()
+    for batch in cut_batches(remaining, lengths, batch_tokens):
         width = int(lengths[batch].max())
         ids = torch.zeros(len(batch), width, dtype=torch.long)
         attention_mask = torch.zeros(len(batch), width, dtype=torch.long)
         for row, i in enumerate(batch):
             ids[row, : len(sequences[i])] = torch.from_numpy(sequences[i].astype(np.int64))
             attention_mask[row, : len(sequences[i])] = 1
-        ids, attention_mask = ids.to(device), attention_mask.to(device)
+        nll = batch_nll(model, ids.to(device), attention_mask.to(device), chunk_tokens, autocast_dtype)
+        yield {int(i): nll[row, : lengths[i] - 1][masks[i][1:]] for row, i in enumerate(batch)}
+
+
+@torch.inference_mode()
+def batch_nll(
+    model: torch.nn.Module,
+    ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    chunk_tokens: int | None = None,
+    autocast_dtype: torch.dtype | None = None,
+) -> np.ndarray:
+    """[batch, width - 1] nats of ids[:, 1:], float32; columns behind a row's end mean nothing."""
+    width = ids.shape[1]
+    step = width if chunk_tokens is None else chunk_tokens
+    if step < 1:
+        raise ValueError(f"chunk_tokens={chunk_tokens} must be positive")
+    precision = torch.autocast(ids.device.type, dtype=autocast_dtype) if autocast_dtype is not None else nullcontext()
+    parts, cache = [], {}
+    for start in range(0, width, step):
+        end = min(start + step, width)
         with precision:
-            logits = model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits
-        for row, i in enumerate(batch):
-            length = len(sequences[i])
-            nll = F.cross_entropy(logits[row, : length - 1].float(), ids[row, 1:length], reduction="none")
-            results[i] = nll.cpu().numpy()[masks[i][1:]]
-        on_batch(int(lengths[batch].sum()))
-    return results
+            output = model(
+                input_ids=ids[:, start:end], attention_mask=attention_mask[:, :end], use_cache=step < width, **cache
+            )
+        if step < width:
+            cache = {"past_key_values": output.past_key_values}
+        targets = ids[:, start + 1 : end + 1]
+        logits = output.logits[:, : targets.shape[1]].float()
+        parts.append(F.cross_entropy(logits.transpose(1, 2), targets, reduction="none"))
+    return torch.cat(parts, dim=1).cpu().numpy()
 
 
 def score_songs(
@@ -127,6 +181,33 @@ def summarise(scores: Sequence[SongScore], prefix_lengths: Sequence[int] = PREFI
         total = sum(part.sum(dtype=np.float64) for part in beginnings)
         result[f"ppl_{length}"] = float(np.exp(total / sum(map(len, beginnings))))
         result[f"songs_reaching_{length}"] = int((tokens >= length).sum())
+    return result
+
+
+def interval_name(above: int, up_to: int | None) -> str:
+    """`1,025-5,120` for tokens number 1,025 to 5,120."""
+    return f"over {above:,}" if up_to is None else f"{above + 1:,}-{up_to:,}"
+
+
+def by_length(scores: Sequence[SongScore]) -> dict[str, dict[str, Any]]:
+    """The figures of songs whose supervised tokens number within each of `INTERVALS`; empty intervals are left out."""
+    groups = {
+        interval_name(above, up_to): [s for s in scores if above < len(s.nll) <= (up_to or np.inf)]
+        for above, up_to in INTERVALS
+    }
+    return {name: summarise(group, prefix_lengths=()) for name, group in groups.items() if group}
+
+
+def by_position(scores: Sequence[SongScore]) -> dict[str, dict[str, Any]]:
+    """Mean loss of the tokens that stand within each of `INTERVALS` of their song: does a long past help?"""
+    result = {}
+    for above, up_to in INTERVALS:
+        parts = [score.nll[above:up_to] for score in scores if len(score.nll) > above]
+        if parts:
+            tokens = sum(map(len, parts))
+            nats = sum(part.sum(dtype=np.float64) for part in parts)
+            name = interval_name(above, up_to)
+            result[name] = {"songs": len(parts), "tokens": tokens, "nats_per_token": float(nats / tokens)}
     return result
 
 

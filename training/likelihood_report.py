@@ -1,24 +1,36 @@
 """Likelihood figures of several splits and models in one report: rows, alarms and the Markdown tables."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from partimento.training.likelihood import PREFIX_LENGTHS, SongScore, summarise
+from partimento.training.likelihood import PREFIX_LENGTHS, SongScore, by_length, by_position, summarise
 from partimento.training.reports import markdown_table
 from partimento.training.songs import CONDITIONS
 
 ROWS = ("model", "ngram", "ngram_transposed")
+MEASURES = ("nats_per_token", "bits_per_bar", "bits_per_note")
 TEST_TO_VALIDATION_LIMIT = 1.05
 
 
 def add_row(report: dict[str, Any], row: str, conditions: str, scores: list[SongScore]) -> None:
-    """Figures over all songs, and over those of each genre."""
+    """Figures over all songs, over those of each genre and length, by position in the song, and of each song."""
     report.setdefault(row, {})[conditions] = summarise(scores)
-    genres = report.setdefault("by_genre", {})
-    for genre in sorted({score.genre for score in scores}):
-        chosen = [score for score in scores if score.genre == genre]
-        genres.setdefault(genre, {}).setdefault(row, {})[conditions] = summarise(chosen, prefix_lengths=())
+    groups = {
+        genre: summarise([score for score in scores if score.genre == genre], prefix_lengths=())
+        for genre in sorted({score.genre for score in scores})
+    }
+    tables = {"by_genre": groups, "by_length": by_length(scores), "by_position": by_position(scores)}
+    for title, table in tables.items():
+        for group, figures in table.items():
+            report.setdefault(title, {}).setdefault(group, {}).setdefault(row, {})[conditions] = figures
+    report.setdefault("by_song", {}).setdefault(row, {})[conditions] = {
+        "nats": [float(score.nll.sum(dtype=np.float64)) for score in scores],
+        "tokens": [len(score.nll) for score in scores],
+        "bars": [score.num_bars for score in scores],
+        "notes": [score.num_notes for score in scores],
+    }
 
 
 def find_alarms(splits: dict[str, Any], gap_alarm: float) -> list[str]:
@@ -47,11 +59,11 @@ def find_alarms(splits: dict[str, Any], gap_alarm: float) -> list[str]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report as tables: one per split, then one by genre."""
+    """The report as tables: one per split, then by genre, length and position."""
     rows = [row for row in ROWS if any(row in figures for figures in report["splits"].values())]
     order = report.get("ngram", {}).get("order")
     names = {"model": "model", "ngram": f"{order}-gram", "ngram_transposed": f"{order}-gram of transposed songs"}
-    columns = [(row, conditions) for row in rows for conditions in CONDITIONS]
+    columns = [(row, conditions) for row in rows for conditions in report["conditions"]]
     titles = [f"{names[row]}, {conditions.replace('_', ' ')}" for row, conditions in columns]
     labels = {
         "nats_per_token": "nats per token",
@@ -71,10 +83,22 @@ def markdown(report: dict[str, Any]) -> str:
         )
         table = [[label, *(figures[row][c][key] for row, c in columns)] for key, label in labels.items()]
         parts.append(markdown_table(["", *titles], table))
-        table = [
-            [genre, of_genre[rows[0]][CONDITIONS[0]]["songs"], *(of_genre[r][c]["nats_per_token"] for r, c in columns)]
-            for genre, of_genre in figures["by_genre"].items()
+        parts += [
+            grouped_table("genre, all conditions", figures["by_genre"], rows, names, MEASURES),
+            grouped_table("supervised tokens of the song", figures["by_length"], rows, names, MEASURES),
+            grouped_table("position in the song", figures["by_position"], rows, names, ("nats_per_token",)),
         ]
-        parts.append(markdown_table(["genre, nats per token", "songs", *titles], table))
     parts += [f"**Alarm:** {alarm}\n" for alarm in report["alarms"]]
     return "\n".join(parts)
+
+
+def grouped_table(
+    title: str, groups: dict[str, Any], rows: list[str], names: dict[str, str], measures: Sequence[str]
+) -> str:
+    """One line for each genre or interval, with the figures behind all conditions."""
+    header = [title, "songs", *(f"{names[row]}, {measure.replace('_', ' ')}" for row in rows for measure in measures)]
+    lines = []
+    for group, figures in groups.items():
+        of_rows = [figures[row][CONDITIONS[0]] for row in rows]
+        lines.append([group, of_rows[0]["songs"], *(of_row[m] for of_row in of_rows for m in measures)])
+    return markdown_table(header, lines)

@@ -38,6 +38,7 @@ CHECKS = {
     "drums": "drums sound where asked",
     "key": "estimated key is the asked one",
     "key_or_relative": "… or its relative",
+    "key_untransposed": "… or its relative, as the model wrote it",
 }
 
 
@@ -154,6 +155,8 @@ def check_sample(request: Request, output: Any, processor: MidiProcessor, constr
         sample.error = str(error)
         return sample
     _compare(sample, measured, processor)
+    if request.key is not None:
+        checks["key_untransposed"] = bool(checks["key_or_relative"]) and not output.transposed
     return sample
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from partimento.tokenization import MidiProcessor
 from partimento.training import evaluate_samples
@@ -59,8 +60,8 @@ def compose(processor, request, *, instruments=None, bars=None, tempo=None, key=
     return [processor.bos_token_id, *processor.condition_ids(conditions), *ids, processor.eos_token_id]
 
 
-def output_of(ids, complete=True):
-    return SimpleNamespace(ids=ids, seconds=0.5, complete=complete)
+def output_of(ids, complete=True, transposed=0):
+    return SimpleNamespace(ids=ids, seconds=0.5, complete=complete, transposed=transposed)
 
 
 REQUEST = Request("Jazz", ("piano", "bass", "drums"), bars=8, tempo=100.0, key="C-major", seed=0)
@@ -84,7 +85,7 @@ def test_an_obedient_piece_passes_every_check(processor):
         ({"bars": 9}, {"bars", "bars_bin"}),
         ({"tempo": 150}, {"tempo"}),
         ({"key": "A-minor"}, {"key"}),
-        ({"shift": 1}, {"key", "key_or_relative"}),
+        ({"shift": 1}, {"key", "key_or_relative", "key_untransposed"}),
     ],
 )
 def test_each_disobedience_fails_its_check_alone(processor, change, failing):
@@ -92,10 +93,18 @@ def test_each_disobedience_fails_its_check_alone(processor, change, failing):
     assert {name for name, value in sample.checks.items() if value is not True} == failing
 
 
+def test_a_transposed_piece_was_not_written_in_its_key(processor):
+    output = output_of(compose(processor, REQUEST), transposed=2)
+    sample = check_sample(REQUEST, output, processor, constrained=True)
+    assert {name for name, value in sample.checks.items() if value is not True} == {"key_untransposed"}
+
+
 def test_what_was_not_asked_is_not_checked(processor):
     request = Request(None, ("piano",), bars=4, tempo=None, key=None, seed=0)
     checks = check_sample(request, output_of(compose(processor, request)), processor, constrained=False).checks
-    assert {name for name, value in checks.items() if value is None} == {"tempo", "key", "key_or_relative", "drums"}
+    assert {name for name, value in checks.items() if value is None} == {
+        *("tempo", "key", "key_or_relative", "key_untransposed", "drums")
+    }
 
 
 def test_empty_bars_and_silence(processor):
@@ -179,6 +188,8 @@ class StandIn:
 
     def __init__(self, processor):
         self.processor = processor
+        self.model = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.ones_(self.model.weight)
 
     @classmethod
     def from_pretrained(cls, name, device=None):
@@ -189,7 +200,7 @@ class StandIn:
         change = {} if constrain else {"instruments": set(request.instruments) - {"drums"}, "bars": request.bars - 1}
         on_bar(0, 1, request.bars)
         ids = compose(self.processor, request, key="C-major", **change)
-        return [SimpleNamespace(ids=ids, seconds=0.5, complete=True)]
+        return [SimpleNamespace(ids=ids, seconds=0.5, complete=True, transposed=0)]
 
 
 def test_report_of_the_program(processor, tmp_path, monkeypatch, capsys):
@@ -197,7 +208,7 @@ def test_report_of_the_program(processor, tmp_path, monkeypatch, capsys):
     processor.save_pretrained(tmp_path / "model")
     output = tmp_path / "samples.json"
     arguments = ["--model", str(tmp_path / "model"), "-n", "12", "--bars", "6", "-o", str(output)]
-    evaluate_samples.main([*arguments, "--save-midi", str(tmp_path / "midi")])
+    assert not evaluate_samples.main([*arguments, "--save-midi", str(tmp_path / "midi")])
     report = json.loads(output.read_text())
     assert output.with_suffix(".md").read_text() in capsys.readouterr().out
     constrained, free = report["modes"]["constrained"], report["modes"]["conditions_only"]
@@ -226,8 +237,116 @@ def test_requests_follow_the_training_songs(processor, tmp_path, monkeypatch):
     pq.write_table(table, tmp_path / "tokenized" / "train-00000-of-00001.parquet")
     output = tmp_path / "samples.json"
     arguments = ["--model", str(tmp_path / "model"), "--corpus", str(tmp_path), "-n", "6", "-o", str(output)]
-    evaluate_samples.main([*arguments, "--modes", "constrained", "--bars", "4"])
+    assert not evaluate_samples.main([*arguments, "--modes", "constrained", "--bars", "4"])
     requests = json.loads(output.read_text())["modes"]["constrained"]["requests"]
     assert all(r["instruments"] == ["organ", "drums"] for r in requests)
     assert {r["key"] for r in requests} <= {None, "A-minor"}
     assert np.ptp([r["tempo"] for r in requests]) == 0
+
+
+class Interrupted(StandIn):
+    """Is interrupted at its sixth sample, once."""
+
+    calls = 0
+
+    def generate(self, **options):
+        Interrupted.calls += 1
+        if Interrupted.calls == 6:
+            raise KeyboardInterrupt
+        return super().generate(**options)
+
+
+def test_an_interrupted_run_goes_on_behind_its_last_sample(processor, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate_samples, "MidiGenerator", Interrupted)
+    processor.save_pretrained(tmp_path / "model")
+    arguments = ["--model", str(tmp_path / "model"), "--bars", "4", "-o", str(tmp_path / "samples.json")]
+    assert evaluate_samples.main([*arguments, "-n", "4"]) == 130
+    assert "goes on" in capsys.readouterr().err
+    lines = (tmp_path / "samples.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + 5  # a header, four constrained samples and one more
+    with (tmp_path / "samples.jsonl").open("a") as file:
+        file.write(lines[-1][:50])  # the process died in the middle of a line
+    assert evaluate_samples.main([*arguments, "-n", "4"]) == 0
+    assert Interrupted.calls == 9  # eight samples and the interrupted call
+    report = json.loads((tmp_path / "samples.json").read_text())
+    assert {mode: figures["samples"] for mode, figures in report["modes"].items()} == dict.fromkeys(
+        ("constrained", "conditions_only"), 4
+    )
+    assert evaluate_samples.main([*arguments, "-n", "6"]) == 0
+    assert Interrupted.calls == 9 + 4  # what was there is used again
+    assert evaluate_samples.main([*arguments, "-n", "4", "--temperature", "0.5"]) == 1
+    assert "samples with another temperature; choose another output" in capsys.readouterr().err
+    assert evaluate_samples.main([*arguments, "-n", "4", "--seed", "9"]) == 1
+    assert "sample 0 (constrained) answers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--bars", "0"], "--bars 0: give a value from 1 to 256"),
+        (["-n", "0"], "--num-samples 0"),
+        (["--top-p", "2"], "--top-p 2.0"),
+        (["--melody", "tuba"], "families ['tuba'] are unknown"),
+        (["--corpus", "nowhere"], "nowhere: no tokenized/train-*.parquet"),
+        (["-o", "report.md"], "give the name of the JSON file"),
+        (["-o", "report.jsonl"], "name of the samples"),
+        (["--device", "toaster"], "--device toaster: no such device"),
+        (["--device", "cuda:99"], "GPUs that PyTorch can use"),
+        ([], "not a model folder"),
+    ],
+)
+def test_bad_input_is_one_line(options, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate_samples.main(["--model", "absent", "-o", "report.json", *options]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("evaluate_samples.py: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def write_corpus(folder, processor, **splits):
+    (folder / "tokenized").mkdir()
+    for split, songs in splits.items():
+        table = pa.table(
+            {
+                "input_ids": pa.array(songs, type=pa.list_(pa.int32())),
+                "genre": ["Jazz"] * len(songs),
+                "md5": [f"{split}{i}" for i in range(len(songs))],
+            }
+        )
+        metadata = {"partimento.vocab_hash": processor.vocab_hash}
+        pq.write_table(table.replace_schema_metadata(metadata), folder / "tokenized" / f"{split}-0.parquet")
+
+
+def test_samples_that_are_the_training_songs_have_no_error_and_are_copies(processor, tmp_path, monkeypatch):
+    """The stand-in writes one piece only, and that is the whole training set."""
+    monkeypatch.setattr(evaluate_samples, "MidiGenerator", StandIn)
+    processor.save_pretrained(tmp_path / "model")
+    request = Request("Jazz", ("piano", "drums"), 9, 150.0, None, 0)
+    theirs, other = compose(processor, request), compose(processor, request, key="A-minor", bars=12, empty=(1, 4))
+    write_corpus(tmp_path, processor, train=[theirs], validation=[other, compose(processor, request, bars=3)])
+    output = tmp_path / "form.json"
+    arguments = ["--model", str(tmp_path / "model"), "--corpus", str(tmp_path), "-n", "6", "--bars", "9"]
+    assert evaluate_samples.main([*arguments, "--modes", "constrained", "-o", str(output)]) == 0
+    form = json.loads(output.read_text())["form"]
+    ours, held_out = form["sets"]["constrained"], form["sets"]["held_out"]
+    for tracks in ("melody", "all"):
+        for average in ("pooled", "per_song"):
+            assert form["training"]["similarity"][tracks][average]["similarity_error"] == 0
+    assert held_out["pieces"] == 1  # the other one is too short
+    assert held_out["bars"] == [9]
+    # Bars 0, 4 and 8 have eight notes, the others two, of which one is common to all: 1 at t = 4, else 1 of 9.
+    melody = form["training"]["similarity"]["melody"]["pooled"]
+    assert melody["lags"] == 8
+    assert melody["curve"][3] == melody["curve"][7] == 100
+    assert melody["curve"][0] == pytest.approx(100 * (4 / 9 + 4 * 1) / 8, abs=1e-4)
+    copied = ours["copies"]["notes"]
+    jazz = [i for i, r in enumerate(json.loads(output.read_text())["modes"]["constrained"]["requests"])
+            if set(r["instruments"]) == {"piano", "drums"} and r["genre"] == "Jazz"]  # fmt: skip
+    assert jazz
+    for i in jazz:
+        assert (copied["each"][i], copied["found_in"][i]) == (2 * (3 * 8 + 6 * 2), "train0")
+    assert form["training"]["descriptors"]["notes_per_bar"] == copied["each"][jazz[0]] / 9
+    assert ours["descriptors"]["empty_bars"] == 0
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "similarity error" in output.with_suffix(".md").read_text()

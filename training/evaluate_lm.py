@@ -1,11 +1,22 @@
 """What held-out music costs a model: teacher-forced likelihood of whole songs, beside an n-gram model on the same ones.
 
-    python training/evaluate_model.py --model checkpoints/museformer-small --corpus build/corpus -o build/report.json
-    python training/evaluate_model.py --corpus build/corpus -o build/ngram.json       # the n-gram model alone
+    python training/evaluate_lm.py --model checkpoints/museformer-small --corpus build/corpus -o build/report.json
+    python training/evaluate_lm.py --corpus build/corpus -o build/ngram.json       # the n-gram model alone
 
 Every song is read from BOS to EOS, once behind all its known conditions and once behind none; tokens from the first
 `Bar` to EOS count. The training split is a seeded subset as large as the test split. The n-gram model is interpolated
-modified Kneser-Ney over the whole training split. Writes the JSON report and the same tables as Markdown beside it.
+modified Kneser-Ney over the whole training split. Any causal language model of the package will do.
+
+Figures, all of them corpus-level (sums over songs divided by sums):
+
+    nats per token    natural logarithm; exp of it is the perplexity, and a uniform guess costs ln(vocabulary)
+    PPL(N)            perplexity of the first N tokens of every song, whole songs where they are shorter, as in the
+                      Museformer paper (1,024, 5,120 and 10,240). It falls with N when a long past helps
+    bits per bar/note base 2, independent of the vocabulary: compare models of different tokenisations by these
+    by genre, length  the same for groups of songs; by position: the loss of tokens 1-1,024, 1,025-5,120, ...
+
+Writes the JSON report (with the losses of each song, for paired comparisons) and the tables as Markdown beside it.
+Finished batches are kept in OUTPUT.parts until then: after an interruption the same command goes on from there.
 
 On a CPU with bfloat16 instructions `--dtype bfloat16` halves the time; on a busy machine OMP_NUM_THREADS=1 helps more.
 
@@ -25,8 +36,10 @@ from transformers import AutoModelForCausalLM
 import partimento.modeling  # noqa: F401  (registers the architectures)
 from partimento.pipelines.generation import resolve_model
 from partimento.tokenization import MidiProcessor
-from partimento.training.likelihood import CountedTokens, model_token_nll, score_songs
+from partimento.training.devices import choose_device
+from partimento.training.likelihood import CountedTokens, iterate_token_nll, score_songs
 from partimento.training.likelihood_report import add_row, find_alarms, markdown
+from partimento.training.likelihood_store import LossStore, weights_fingerprint
 from partimento.training.ngram import NGramModel
 from partimento.training.reports import library_versions, report_paths, write_report
 from partimento.training.songs import (
@@ -56,9 +69,16 @@ def make_parser() -> argparse.ArgumentParser:
         "--ngram-transpose", type=int, nargs=2, metavar=("LOW", "HIGH"),
         help="a second n-gram model, of the training split in every transposition by LOW to HIGH semitones",
     )  # fmt: skip
+    parser.add_argument(
+        "--conditions", choices=("both", "all"), default="both",
+        help="score every song with and without its conditions, or only behind all of them: half the time",
+    )  # fmt: skip
     parser.add_argument("--max-songs", type=int, help="at most this many songs of each split, a seeded draw")
     parser.add_argument("--max-tokens", type=int, help="read only this many tokens of a song (default: all)")
     parser.add_argument("--batch-tokens", type=int, default=8_192, help="tokens per forward pass, with padding")
+    parser.add_argument(
+        "--chunk-tokens", type=int, help="read songs in pieces through the model's cache: less memory, the same losses"
+    )
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="autocast type (default: bfloat16 on a GPU)")
     parser.add_argument("--device", help="default: the first GPU when there is one, else the CPU")
     parser.add_argument("--gap-alarm", type=float, default=0.5, help="nats per token between splits that warn")
@@ -73,14 +93,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         evaluate(args, sys.argv[1:] if arguments is None else arguments)
     except (ValueError, OSError) as error:
-        print(f"evaluate_model.py: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"evaluate_lm.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("evaluate_lm.py: interrupted; the same command goes on from the last finished batch", file=sys.stderr)
+        return 130
     return 0
 
 
 def evaluate(args: argparse.Namespace, command: list[str]) -> None:
     """Score all splits, then write and print the report."""
     report_paths(args.output)
+    choose_device(args.device)
     if args.model is None and args.ngram == 0:
         raise ValueError("nothing to evaluate: give --model, or an order of --ngram above 0")
     if not (args.corpus / "processor").is_dir():
@@ -93,12 +117,16 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> None:
         "model": args.model,
         "corpus": str(args.corpus),
         "vocab_hash": processor.vocab_hash,
-        "command": "python training/evaluate_model.py " + " ".join(command),
+        "command": "python training/evaluate_lm.py " + " ".join(command),
         "log_base": {"nats": "e", "bits": 2},
         "seed": args.seed,
         "max_tokens": args.max_tokens,
+        "conditions": chosen_conditions(args),
         "libraries": library_versions(),
-        "splits": {split: {"songs": len(songs), "fingerprint": fingerprint(songs)} for split, songs in splits.items()},
+        "splits": {
+            split: {"songs": len(songs), "fingerprint": fingerprint(songs), "md5": [song.md5 for song in songs]}
+            for split, songs in splits.items()
+        },
     }
     if args.ngram:
         report["ngram"] = add_ngram("ngram", [0], report["splits"], splits, args, processor)
@@ -106,9 +134,11 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> None:
         low, high = args.ngram_transpose
         shifts = list(range(low, high + 1))
         report["ngram_transposed"] = add_ngram("ngram_transposed", shifts, report["splits"], splits, args, processor)
+    store = None
     if source is not None:
         counted = CountedTokens.from_processor(processor)
-        report["parameters"], report["precision"] = add_model(report["splits"], splits, source, args, counted)
+        about, store = add_model(report["splits"], splits, source, args, counted)
+        report |= about
     if {"validation", "test"} <= set(report["splits"]) and args.model is not None:
         loss = {
             split: report["splits"][split]["model"]["all_conditions"]["nats_per_token"] for split in report["splits"]
@@ -117,10 +147,17 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> None:
     report["alarms"] = find_alarms(report["splits"], args.gap_alarm)
     text = markdown(report)
     json_path, markdown_path = write_report(args.output, report, text)
+    if store is not None:
+        store.remove()
     print(text)
     for alarm in report["alarms"]:
         print(f"ALARM: {alarm}", file=sys.stderr)
     print(f"written: {json_path} and {markdown_path}")
+
+
+def chosen_conditions(args: argparse.Namespace) -> list[str]:
+    """The members of CONDITIONS to score; `all_conditions` is always among them."""
+    return list(CONDITIONS if args.conditions == "both" else CONDITIONS[:1])
 
 
 def check_vocabulary(processor: MidiProcessor, corpus: Path, splits: list[str], model: str | None) -> None:
@@ -156,7 +193,7 @@ def add_ngram(
     counted = CountedTokens.from_processor(processor)
     everything = read_songs(args.corpus, "train")
     about: dict[str, Any] = {"order": args.ngram, "smoothing": "interpolated modified Kneser-Ney", "semitones": shifts}
-    for conditions in CONDITIONS:
+    for conditions in chosen_conditions(args):
         start = time.perf_counter()
         songs = tqdm(shifts, desc=f"{args.ngram}-gram, {conditions}", unit="pass")
         parts = (
@@ -188,28 +225,48 @@ def add_model(
     source: str,
     args: argparse.Namespace,
     counted: CountedTokens,
-) -> tuple[int, str]:
-    """Score every split with the neural model; returns its parameter count and how it was computed."""
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+) -> tuple[dict[str, Any], LossStore]:
+    """Score every split with the neural model; returns what the figures depend on and the store of the losses."""
+    device = choose_device(args.device)
     name = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     model = load_model(source).to(device)
+    about = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "weights": weights_fingerprint(model),
+        "precision": f"{name} on {device.type}",
+    }
+    songs_of = {split: fingerprint(songs) for split, songs in splits.items()}
+    store = LossStore(parts_folder(args.output), {**about, "songs": songs_of, "max_tokens": args.max_tokens})
     for split, songs in splits.items():
-        for conditions in CONDITIONS:
+        for conditions in chosen_conditions(args):
             sequences, masks = inputs_of(songs, conditions, args.max_tokens, counted.bar_token_id)
-            start = time.perf_counter()
-            total, title = sum(map(len, sequences)), f"{split}, {conditions}"
-            with tqdm(total=total, unit="token", unit_scale=True, desc=title) as bar:
-                nll = model_token_nll(
-                    model,
-                    sequences,
-                    masks,
-                    batch_tokens=args.batch_tokens,
-                    autocast_dtype=DTYPES[name],
-                    on_batch=bar.update,
-                )
+            start, part = time.perf_counter(), f"{split}-{conditions}"
+            losses = store.load(part)
+            batches = iterate_token_nll(
+                model,
+                sequences,
+                masks,
+                done=losses.keys(),
+                batch_tokens=args.batch_tokens,
+                chunk_tokens=args.chunk_tokens,
+                autocast_dtype=DTYPES[name],
+            )
+            total, finished = sum(map(len, sequences)), sum(len(sequences[i]) for i in losses)
+            title = f"{split}, {conditions}"
+            with tqdm(total=total, initial=finished, unit="token", unit_scale=True, desc=title) as bar:
+                for batch in batches:
+                    store.add(part, batch)
+                    losses |= batch
+                    bar.update(sum(len(sequences[i]) for i in batch))
+            nll = [losses[i] for i in range(len(songs))]
             add_row(report[split], "model", conditions, score_songs(songs, sequences, nll, counted))
             report[split]["model"][conditions]["seconds"] = round(time.perf_counter() - start, 1)
-    return sum(p.numel() for p in model.parameters()), f"{name} on {device.type}"
+    return about, store
+
+
+def parts_folder(output: Path) -> Path:
+    """Where finished batches wait for the report."""
+    return output.with_name(output.name + ".parts")
 
 
 if __name__ == "__main__":

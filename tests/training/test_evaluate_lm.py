@@ -10,13 +10,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from partimento.modeling import MuseformerConfig, MuseformerForCausalLM
 from partimento.pipelines import generation
 from partimento.tokenization import MidiProcessor
-from partimento.training import evaluate_model
-from partimento.training.likelihood import CountedTokens, SongScore, model_token_nll, summarise
+from partimento.training import evaluate_lm
+from partimento.training.likelihood import (
+    CountedTokens,
+    SongScore,
+    batch_nll,
+    by_length,
+    by_position,
+    model_token_nll,
+    summarise,
+)
 from partimento.training.likelihood_report import find_alarms
+from partimento.training.likelihood_store import LossStore, weights_fingerprint
 from partimento.training.songs import (
     Song,
     fingerprint,
@@ -122,6 +132,66 @@ def test_figures_by_hand():
     assert [figures[f"songs_reaching_{n}"] for n in (1, 3, 100)] == [2, 1, 0]
     # residuals 4 - 4·10/6 and 6 - 2·10/6 bits: ∓8/3; sqrt(2/1 · 2 · (8/3)²) / 6
     assert figures["nats_per_token_se"] == pytest.approx(math.log(2) * math.sqrt(4 * 64 / 9) / 6)
+
+
+def test_intervals_by_hand():
+    # 1,500 tokens at 1 nat, then 500 at 3; and a song of 10 tokens at 2 nats
+    long = np.concatenate([np.full(1500, 1.0), np.full(500, 3.0)])
+    scores = [SongScore("jazz", long, 4, 8), SongScore("folk", np.full(10, 2.0), 1, 1)]
+    lengths, positions = by_length(scores), by_position(scores)
+    assert {name: f["songs"] for name, f in lengths.items()} == {"1-1,024": 1, "1,025-5,120": 1}
+    assert lengths["1,025-5,120"]["nats_per_token"] == 1.5
+    assert lengths["1,025-5,120"]["bits_per_bar"] == pytest.approx(3000 / math.log(2) / 4)
+    assert positions["1-1,024"]["nats_per_token"] == pytest.approx((1024 + 20) / 1034)
+    assert positions["1,025-5,120"] == {"songs": 1, "tokens": 976, "nats_per_token": (476 + 1500) / 976}
+    assert list(by_position([SongScore("x", np.ones(10_241), 1, 1)]))[-1] == "over 10,240"
+    assert by_length([SongScore("x", np.ones(1024), 1, 1)]).keys() == {"1-1,024"}
+
+
+@pytest.mark.parametrize("model_type", ["museformer", "gpt2"])
+def test_chunks_through_the_cache_cost_the_same(model_type):
+    torch.manual_seed(0)
+    if model_type == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=64))
+    else:
+        config = MuseformerConfig.from_preset(
+            "tiny", vocab_size=64, bar_token_id=BAR, position_token_start=10, num_positions=8, pad_token_id=0,
+            bos_token_id=BOS, eos_token_id=EOS,
+        )  # fmt: skip
+        model = MuseformerForCausalLM(config)
+    sequences = [song(*[BAR, 10, 20 + bars, 13, 21] * bars) for bars in (3, 8, 5)]
+    masks = [supervised_mask(ids, BAR) for ids in sequences]
+    whole = model_token_nll(model, sequences, masks)
+    for step in (5, 16, 1000):
+        for nll, expected in zip(model_token_nll(model, sequences, masks, chunk_tokens=step), whole):
+            assert nll == pytest.approx(expected, abs=2e-4)
+    with pytest.raises(ValueError, match="chunk_tokens=0"):
+        batch_nll(model, torch.ones(1, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.long), chunk_tokens=0)
+
+
+def test_losses_wait_on_disk_for_their_own_evaluation(tmp_path):
+    store = LossStore(tmp_path / "parts", {"weights": "a", "songs": (1, 2)})
+    store.add("test-x", {3: np.array([1.5], np.float32), 0: np.zeros(0, np.float32)})
+    store.add("test-x", {1: np.array([0.1, 0.2], np.float32)})
+    (tmp_path / "parts" / "test-x-000002.tmp").write_bytes(b"half a file")
+    again = LossStore(tmp_path / "parts", {"weights": "a", "songs": (1, 2)})
+    assert {song: nats.tolist() for song, nats in again.load("test-x").items()} == {
+        3: [1.5], 0: [], 1: [np.float32(0.1), np.float32(0.2)],
+    }  # fmt: skip
+    assert again.load("test-y") == {}
+    with pytest.raises(ValueError, match="with another weights; finish it"):
+        LossStore(tmp_path / "parts", {"weights": "b", "songs": (1, 2)})
+    again.remove()
+    assert not (tmp_path / "parts").exists()
+
+
+def test_the_fingerprint_sees_every_weight():
+    model = torch.nn.Linear(3, 2)
+    before = weights_fingerprint(model)
+    assert weights_fingerprint(model) == before
+    with torch.no_grad():
+        model.bias[1] += 1e-6
+    assert weights_fingerprint(model) != before
 
 
 def test_figures_that_cannot_be_had():
@@ -240,7 +310,7 @@ def test_transposed_songs(corpus):
 
 def test_report_of_the_program(corpus, model_folder, tmp_path, capsys):
     output = tmp_path / "reports" / "likelihood.json"
-    evaluate_model.main(["--model", str(model_folder), "--corpus", str(corpus), "-o", str(output)])
+    evaluate_lm.main(["--model", str(model_folder), "--corpus", str(corpus), "-o", str(output)])
     report = json.loads(output.read_text())
     assert output.with_suffix(".md").read_text() in capsys.readouterr().out
     assert sorted(p.name for p in output.parent.iterdir()) == ["likelihood.json", "likelihood.md"]
@@ -264,10 +334,41 @@ def test_report_of_the_program(corpus, model_folder, tmp_path, capsys):
     assert any("n-gram" in alarm for alarm in report["alarms"])
 
 
+def test_an_interrupted_evaluation_goes_on_and_reports_the_same(corpus, model_folder, tmp_path, monkeypatch, capsys):
+    options = ["--model", str(model_folder), "--corpus", str(corpus), "--splits", "test", "--ngram", "0"]
+    options += ["--batch-tokens", "200"]
+    assert evaluate_lm.main([*options, "-o", str(tmp_path / "whole.json")]) == 0
+    passes, iterate = [], evaluate_lm.iterate_token_nll
+
+    def interrupted(*args, **kwargs):
+        for batch in iterate(*args, **kwargs):
+            passes.append(sorted(batch))
+            yield batch
+            if len(passes) == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate_lm, "iterate_token_nll", interrupted)
+    output = tmp_path / "resumed.json"
+    assert evaluate_lm.main([*options, "-o", str(output)]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not output.exists()
+    assert evaluate_lm.main([*options, "--max-tokens", "9", "-o", str(output)]) == 1
+    assert "another max_tokens" in capsys.readouterr().err
+    assert evaluate_lm.main([*options, "-o", str(output)]) == 0
+    assert sum(map(len, passes)) == 2 * 4  # two conditions, four songs, none of them twice
+    whole, resumed = (json.loads(path.read_text())["splits"]["test"] for path in (tmp_path / "whole.json", output))
+    for figures in (whole, resumed):
+        for conditions in ("all_conditions", "no_conditions"):
+            del figures["model"][conditions]["seconds"]
+    assert whole == resumed
+    assert sum(whole["by_song"]["model"]["no_conditions"]["bars"]) == 12
+    assert sorted(path.name for path in tmp_path.iterdir() if "parts" in path.name) == []
+
+
 def test_ngram_alone_and_limits(corpus, tmp_path):
     output = tmp_path / "ngram.json"
     limits = ["--splits", "test", "--max-songs", "2", "--max-tokens", "20", "--ngram-transpose", "-1", "2"]
-    evaluate_model.main(["--corpus", str(corpus), *limits, "-o", str(output)])
+    evaluate_lm.main(["--corpus", str(corpus), *limits, "-o", str(output)])
     report = json.loads(output.read_text())
     assert report["model"] is None
     figures = report["splits"]["test"]["ngram"]["all_conditions"]
@@ -285,9 +386,9 @@ def test_another_vocabulary_is_refused(corpus, tmp_path, capsys):
     other = tmp_path / "other"
     MidiProcessor.from_preset("multitrack", genres=("Folk", "Jazz", "Blues")).save_pretrained(other)
     (other / "config.json").write_text("{}")
-    assert evaluate_model.main(["--model", str(other), "--corpus", str(corpus), "-o", str(tmp_path / "r.json")]) == 1
+    assert evaluate_lm.main(["--model", str(other), "--corpus", str(corpus), "-o", str(tmp_path / "r.json")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("evaluate_model.py: vocabulary ")
+    assert error.startswith("evaluate_lm.py: vocabulary ")
     assert error.count("\n") == 1
 
 
@@ -296,14 +397,20 @@ def test_embedded_names_are_resolved(corpus, model_folder, tmp_path, monkeypatch
     monkeypatch.setattr(generation, "embedded_checkpoint", lambda name: model_folder)
     options = ["--corpus", str(corpus), "--ngram", "0", "--splits", "test", "--max-songs", "1"]
     options += ["-o", str(tmp_path / "r.json")]
-    assert evaluate_model.main(["--model", "small", *options]) == 0
+    assert evaluate_lm.main(["--model", "small", *options]) == 0
     assert json.loads((tmp_path / "r.json").read_text())["model"] == "small"
-    assert evaluate_model.main(["--model", "smal", *options]) == 1
-    assert "evaluate_model.py: smal: not a model folder" in capsys.readouterr().err
-    assert evaluate_model.main(["--corpus", str(tmp_path), "-o", str(tmp_path / "r.json")]) == 1
+    assert evaluate_lm.main(["--model", "small", "--conditions", "all", *options]) == 0
+    figures = json.loads((tmp_path / "r.json").read_text())["splits"]["test"]
+    assert list(figures["model"]) == list(figures["by_song"]["model"]) == ["all_conditions"]
+    assert "no conditions" not in (tmp_path / "r.md").read_text()
+    assert evaluate_lm.main(["--model", "smal", *options]) == 1
+    assert "evaluate_lm.py: smal: not a model folder" in capsys.readouterr().err
+    assert evaluate_lm.main(["--model", "small", "--device", "toaster", *options]) == 1
+    assert "--device toaster: no such device" in capsys.readouterr().err
+    assert evaluate_lm.main(["--corpus", str(tmp_path), "-o", str(tmp_path / "r.json")]) == 1
     assert "no corpus" in capsys.readouterr().err
 
 
 def test_report_name_must_leave_room_for_markdown(corpus, tmp_path, capsys):
-    assert evaluate_model.main(["--corpus", str(corpus), "-o", str(tmp_path / "report.md")]) == 1
+    assert evaluate_lm.main(["--corpus", str(corpus), "-o", str(tmp_path / "report.md")]) == 1
     assert "report.json" in capsys.readouterr().err
