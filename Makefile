@@ -37,8 +37,8 @@ demo: $(VENV)/.demo  ## install, then write a multi-track MIDI file and its pian
 test: $(VENV)/.dev   ## install, then run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --maxschedchunk 2
 
-bench: $(VENV)/.dev  ## speed and memory, as ratios measured in one run (build/bench/)
-	$(BIN)/python training/benchmark.py --threads 1 --output build/bench
+bench: $(VENV)/.dev  ## speed and memory, as ratios measured in one run (build/bench/; BENCH_OPTIONS=--quick)
+	OMP_NUM_THREADS=1 $(BIN)/python training/benchmark.py --threads 1 --output build/bench $(BENCH_OPTIONS)
 
 quality: $(VENV)/.dev  ## lint, format check, types
 	$(BIN)/ruff check .

@@ -24,186 +24,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.generation import GenerationMixin
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_museformer import ATTENTION_FUNCTIONS as ALL_ATTENTION_FUNCTIONS
-from .attention_museformer import (
-    BACKENDS,
-    AttentionPlan,
-    add_residual,
-    dropout,
-    eager_attention,
-    gathered_attention,
-    make_plan,
-    step_plan,
-)
+from .attention_museformer import BACKENDS, AttentionPlan, dropout, make_plan, step_plan
 from .cache_museformer import MuseformerCache
 from .configuration_museformer import MuseformerConfig
-from .structure_museformer import Segments, derive_segments
-
-
-def sinusoid(index: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
-    """Sines, then cosines, of `index * 10000^(-k / (size / 2 - 1))`: `[..., size]`; index 0 is the zero vector."""
-    half = size // 2
-    precision = torch.promote_types(dtype, torch.float32)
-    steps = torch.arange(half, dtype=precision, device=index.device)
-    angle = index[..., None].to(precision) * torch.exp(steps * (-math.log(10000) / (half - 1)))
-    return (torch.cat([angle.sin(), angle.cos()], -1) * (index > 0)[..., None]).to(dtype)
-
-
-class XavierLinear(nn.Linear):
-    """Stack of `num_matrices` square matrices, each Xavier uniform with `gain`; bias zero.
-
-    Initialisation belongs to the module that owns the weight: transformers skips `_init_weights` for containers
-    without parameters of their own.
-    """
-
-    def __init__(self, in_features: int, num_matrices: int = 1, *, gain: float = 1.0, bias: bool = False):
-        self.bound = gain * math.sqrt(6 / (2 * in_features))
-        super().__init__(in_features, num_matrices * in_features, bias=bias)
-
-
-class VocabularyLinear(nn.Linear):
-    """Output matrix N(0, 1 / in_features)."""
-
-
-class MuseformerAttention(nn.Module):
-    """Steps A, B and C for both streams."""
-
-    def __init__(self, config: MuseformerConfig, layer_idx: int):
-        super().__init__()
-        d = config.hidden_size
-        self.layer_idx = layer_idx
-        self.num_heads, self.head_size = config.num_attention_heads, config.head_size
-        self.scaling = self.head_size**-0.5
-        self.attention_dropout = config.attention_dropout
-        self.qkv_proj = XavierLinear(d, 3, gain=2**-0.5)  # W_Q, W_K, W_V
-        self.content_bias = nn.Parameter(torch.zeros(3 * d))
-        self.summary_bias = nn.Parameter(torch.zeros(3 * d))
-        self.summary_proj = XavierLinear(d, 2, gain=2**-0.5)  # W_K2, W_V2
-        self.out_proj = XavierLinear(d, bias=True)
-
-    def forward(self, content, summary, plan: AttentionPlan, past_key_values: MuseformerCache | None = None):
-        """Normed streams `[B, n, d]` and `[B, s, d]` (or `None`) to content, weights (eager only), summary."""
-        d = content.shape[-1]
-        probability = self.attention_dropout if self.training else 0.0
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(plan.backend, eager_attention)
-
-        query, key_value = F.linear(content, self.qkv_proj.weight, self.content_bias).split([d, 2 * d], -1)
-        if plan.is_step:
-            key, value = past_key_values.append(self.layer_idx, key_value[:, 0])
-            query = self._heads(query)
-            mask = past_key_values.step_mask
-            if mask is None and plan.backend == "eager":
-                mask = torch.ones((), dtype=torch.bool, device=query.device)
-            output, weights = attend(
-                self, query, key.to(query.dtype), value.to(query.dtype), mask, scaling=self.scaling
-            )
-            return self.out_proj(output.flatten(2)), weights, None
-
-        if past_key_values is not None:
-            key_value = past_key_values.extend_contents(self.layer_idx, key_value)
-        second = None
-        if summary is not None:
-            summary = self.summarise(summary, key_value, plan, probability)
-            second = self.summary_proj(summary)
-        if past_key_values is not None:
-            second = past_key_values.extend_summaries(self.layer_idx, second)
-        if second is not None:
-            key_value = torch.cat([second, key_value.to(second.dtype)], 1)
-        key, value = key_value.to(query.dtype).split(d, -1)
-        output, weights = attend(
-            self,
-            self._heads(query),
-            self._heads(key),
-            self._heads(value),
-            plan.content_mask,
-            dropout=probability,
-            scaling=self.scaling,
-            chunks=plan.content_chunks,
-            num_summaries=0 if second is None else second.shape[1],
-            padding=plan.padding,
-        )
-        output = self.out_proj(output.flatten(2))
-        return output, weights, None if summary is None else self.out_proj(summary)
-
-    def _heads(self, states):
-        """`[B, n, d]` to `[B, h, n, d / h]`."""
-        return states.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
-
-    def summarise(self, summary, key_value, plan, probability):
-        """Step A: `[B, s, d]`."""
-        rows, s, d = summary.shape
-        query, own = F.linear(summary, self.qkv_proj.weight, self.summary_bias).split([d, 2 * d], -1)
-        key, value = torch.cat([own, key_value.to(own.dtype)], 1).split(d, -1)
-        if plan.backend == "eager":
-            query, key, value = self._heads(query), self._heads(key), self._heads(value)
-            output, _ = eager_attention(
-                self, query, key, value, plan.summary_mask, dropout=probability, scaling=self.scaling
-            )
-            return output.flatten(2)
-        output = gathered_attention(
-            query.reshape(rows * s, d),
-            key.reshape(-1, d),
-            value.reshape(-1, d),
-            plan.summary_chunks,
-            self.num_heads,
-            dropout=probability,
-            scaling=self.scaling,
-        )
-        return output.view(rows, s, d)
-
-
-class MuseformerFeedForward(nn.Module):
-    def __init__(self, config: MuseformerConfig):
-        super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, states):
-        return self.down_proj(F.gelu(self.up_proj(states)))
-
-
-class MuseformerLayer(GradientCheckpointingLayer):
-    """Pre-LN layer; LN1, LN2 and the feed-forward block are shared by both streams."""
-
-    def __init__(self, config: MuseformerConfig, layer_idx: int):
-        super().__init__()
-        self.dropout = config.dropout
-        self.is_last = layer_idx == config.num_hidden_layers - 1
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = MuseformerAttention(config, layer_idx)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.feed_forward = MuseformerFeedForward(config)
-
-    def forward(self, content, summary, plan: AttentionPlan, past_key_values: MuseformerCache | None = None):
-        """Streams `[B, n, d]` and `[B, s, d]` or `None`; returns both."""
-        normed = None if summary is None else self.attention_norm(summary)
-        new_content, _, new_summary = self.attention(
-            self.attention_norm(content), normed, plan, past_key_values=past_key_values
-        )
-        content = self._feed_forward(self._add(content, new_content))
-        if summary is not None and not self.is_last:  # nothing reads the summaries after the last layer
-            summary = self._feed_forward(self._add(summary, new_summary))
-        return content, summary
-
-    def close_bar(self, summary, key_value, plan: AttentionPlan):
-        """Summary stream alone: `[R, 1, d]` over contents k, v `[R, m, 2 d]`; returns it and its k2, v2."""
-        summarised = self.attention.summarise(self.attention_norm(summary), key_value, plan, 0.0)
-        second = self.attention.summary_proj(summarised)
-        if not self.is_last:
-            summary = self._feed_forward(summary + self.attention.out_proj(summarised))
-        return summary, second
-
-    def _feed_forward(self, states):
-        return self._add(states, self.feed_forward(self.feed_forward_norm(states)))
-
-    def _add(self, states, update):
-        return add_residual(states, update, self.dropout, self.training)
+from .layers_museformer import MuseformerAttention, MuseformerLayer, VocabularyLinear, XavierLinear
+from .structure_museformer import Segments, derive_segments, derive_step, sinusoid
 
 
 class MuseformerPreTrainedModel(PreTrainedModel):
@@ -323,22 +153,20 @@ class MuseformerModel(MuseformerPreTrainedModel):
         cache = past_key_values
         if cache is None and use_cache:
             cache = MuseformerCache(self.config)
+        if cache is not None and cache.length > 0 and input_ids is not None and input_ids.shape[1] == 1:
+            states = self._step(input_ids, attention_mask, cache, bar_offset, bool(kwargs.get("output_hidden_states")))
+            return BaseModelOutputWithPast(last_hidden_state=states, past_key_values=cache)
         segments = self._segments(input_ids, attention_mask, inputs_embeds, bar_ids, beat_ids, cache)
         bar_offset = self._bar_offset(bar_offset, cache, segments.bar_ids)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids) * math.sqrt(self.config.hidden_size)
-        content = self._embed_contents(inputs_embeds, segments, bar_offset)
-
-        if cache is not None and cache.length > 0 and content.shape[1] == 1:
-            self._begin_step(segments, cache, bar_offset)
-            summary, plan = None, step_plan(self.config)
-        else:
-            key_bars, key_eos, column_bars, summary_bars = self._layout(segments, cache)
-            plan = make_plan(self.config, segments.bar_ids, key_bars, key_eos, column_bars, summary_bars)
-            summary = self._embed_summaries(column_bars, bar_offset) if column_bars.shape[1] else None
+        content = self._embed_contents(inputs_embeds, segments.bar_ids, segments.beat_ids, bar_offset)
+        key_bars, key_eos, column_bars, summary_bars = self._layout(segments, cache)
+        plan = make_plan(self.config, segments.bar_ids, key_bars, key_eos, column_bars, summary_bars)
+        summary = self._embed_summaries(column_bars, bar_offset) if column_bars.shape[1] else None
         for layer in self.layers:
             content, summary = layer(content, summary, plan, past_key_values=cache)
-        if cache is not None and not plan.is_step:
+        if cache is not None:
             cache.commit(key_bars, key_eos, column_bars, content.shape[1], segments.state)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(content), past_key_values=cache)
 
@@ -361,47 +189,76 @@ class MuseformerModel(MuseformerPreTrainedModel):
             bar_ids = bar_ids.masked_fill(attention_mask == 0, -1)
         return Segments(bar_ids, beat_ids, torch.zeros_like(bar_ids, dtype=torch.bool), None)
 
-    def _bar_offset(self, bar_offset, cache, bar_ids):
+    def _bar_offset(self, bar_offset, cache, ids):
         if bar_offset is not None:
-            bar_offset = torch.as_tensor(bar_offset, device=bar_ids.device).long().expand(len(bar_ids))
+            bar_offset = torch.as_tensor(bar_offset, device=ids.device).long().expand(len(ids))
             if cache is not None:
                 cache.bar_offset = bar_offset
         elif cache is not None:
             bar_offset = cache.bar_offset
         return bar_offset
 
-    def _bar_sinusoid(self, bar_ids, bar_offset, dtype):
-        number = bar_ids.clamp(min=0)
+    def _bar_numbers(self, bar_ids, bar_offset):
+        """Bars `[B, ...]` as the sinusoid counts them: 0 for prefix and padding."""
+        numbers = bar_ids.clamp(min=0)
         if bar_offset is not None:
-            number = torch.where(number > 0, number + bar_offset[:, None], 0)
-        return self._table(number, self.config.bar_embedding_size, dtype)
+            numbers = torch.where(numbers > 0, numbers + bar_offset.view(-1, *[1] * (bar_ids.dim() - 1)), 0)
+        return numbers
 
     def _table(self, index, size, dtype):
         if index.numel() <= 64:
             return sinusoid(index, size, dtype)
         return F.embedding(index, sinusoid(torch.arange(int(index.max()) + 1, device=index.device), size, dtype))
 
-    def _embed_contents(self, embeds, segments, bar_offset):
-        bar = self._bar_sinusoid(segments.bar_ids, bar_offset, embeds.dtype)
-        beat = self._table(segments.beat_ids, self.config.beat_embedding_size, embeds.dtype)
+    def _embed_contents(self, embeds, bar_ids, beat_ids, bar_offset):
+        bar = self._table(self._bar_numbers(bar_ids, bar_offset), self.config.bar_embedding_size, embeds.dtype)
+        beat = self._table(beat_ids, self.config.beat_embedding_size, embeds.dtype)
         content = self.content_projection(torch.cat([embeds, bar, beat], -1))
         return dropout(content.to(embeds.dtype), self.config.dropout, self.training)
 
     def _embed_summaries(self, column_bars, bar_offset):
         embeds = self.embed_summary((column_bars >= 1).long()) * math.sqrt(self.config.hidden_size)
-        bar = self._bar_sinusoid(column_bars, bar_offset, embeds.dtype)
+        bar = self._table(self._bar_numbers(column_bars, bar_offset), self.config.bar_embedding_size, embeds.dtype)
         summary = self.summary_projection(torch.cat([embeds, bar], -1))
         return dropout(summary.to(embeds.dtype), self.config.dropout, self.training)
 
-    def _begin_step(self, segments: Segments, cache: MuseformerCache, bar_offset) -> None:
-        """One token per row: close the bars that a Bar token ends, then make room for the token."""
-        started, present = segments.state.bar > cache.state.bar, segments.bar_ids[:, 0] >= 0
-        any_started, *presence = torch.stack([started.any(), present.any(), present.all()]).tolist()
-        if any_started:
-            if self.config.uses_summaries and len(rows := (started & (cache.state.bar > 0)).nonzero().squeeze(1)):
-                self._close_bars(rows, cache, bar_offset)
-            cache.start_bars(segments.state, started.nonzero().squeeze(1))
-        cache.begin_step(segments.bar_ids[:, 0], segments.is_eos[:, 0], segments.state, *presence)
+    def _step(self, input_ids, attention_mask, cache: MuseformerCache, bar_offset, recorded: bool):
+        """One token per row `[B, 1]` that continues a cache, to states `[B, 1, d]`."""
+        bar_offset = self._bar_offset(bar_offset, cache, input_ids)
+        bar_ids, beat_ids = self._begin_step(input_ids, attention_mask, cache, bar_offset)
+        plan = step_plan(self.config)
+        if not recorded and plan.backend != "eager" and not torch.is_grad_enabled() and cache.lay_out_weights(self):
+            weights = cache.step_weights
+            assert weights is not None
+            if cache.bar_rows is None:
+                cache.bar_rows = weights.embed_bars(self._bar_numbers(cache.state.bar, bar_offset))
+            bars = cache.bar_rows
+            if min(bar_ids) < 0:
+                bars = bars * (torch.tensor(bar_ids, device=bars.device) >= 0)[:, None]
+            return weights(input_ids[:, 0], torch.tensor(beat_ids, device=bars.device), bars, cache)[:, None]
+        bar_ids, beat_ids = (torch.tensor(ids, device=input_ids.device)[:, None] for ids in (bar_ids, beat_ids))
+        embeds = self.embed_tokens(input_ids) * math.sqrt(self.config.hidden_size)
+        content = self._embed_contents(embeds, bar_ids, beat_ids, bar_offset)
+        for layer in self.layers:
+            content, _ = layer(content, None, plan, past_key_values=cache)
+        return self.norm(content)
+
+    def _begin_step(self, input_ids, attention_mask, cache: MuseformerCache, bar_offset):
+        """Close the bars that a Bar token ends, then make room for the token; returns bar and beat ids, B numbers."""
+        tokens = input_ids[:, 0]
+        if attention_mask is not None:
+            tokens = tokens.masked_fill(attention_mask[:, -1] == 0, self.config.pad_token_id)
+        tokens = tokens.tolist()
+        old_bars, old_beats = cache.host_state(len(tokens))
+        bars, beats, bar_ids, beat_ids = derive_step(self.config, tokens, old_bars, old_beats)
+        if bars != old_bars:
+            started = [row for row, bar in enumerate(bars) if bar > old_bars[row]]
+            closed = [row for row in started if old_bars[row] > 0]
+            if self.config.uses_summaries and closed:
+                self._close_bars(torch.tensor(closed, device=input_ids.device), cache, bar_offset)
+            cache.start_bars(bars, beats, started)
+        cache.begin_step(beats, bar_ids, [token == self.config.eos_token_id for token in tokens])
+        return bar_ids, beat_ids
 
     def _close_bars(self, rows, cache: MuseformerCache, bar_offset) -> None:
         """Run the summary columns of the current bars of `rows` through all layers, over the cached contents."""

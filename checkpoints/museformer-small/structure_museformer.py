@@ -15,6 +15,7 @@ columns, S summaries with keys (the cached ones, then the new columns). Along `k
 bar numbers carry -1 for an absent token and 0 for an absent summary.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -67,6 +68,37 @@ def derive_segments(config, input_ids, attention_mask=None, state: SegmentState 
     state = SegmentState(bar[:, -1], beat[:, -1])
     beat = beat.masked_fill((bar == 0) | is_eos | ~valid, 0)
     return Segments(bar.masked_fill(~valid, -1), beat, is_eos, state)
+
+
+def derive_step(config, tokens: list[int], bars: list[int], beats: list[int]) -> tuple[list[int], ...]:
+    """`derive_segments` for one token per row, on the host: the state's new `bars` and `beats`, and the ids.
+
+    Args:
+        tokens: one id per row, `config.pad_token_id` for padding.
+        bars: state of the rows before the token, as is `beats`.
+
+    Returns:
+        bars and beats of the state, bar ids and beat ids of the tokens.
+    """
+    bars, beats, bar_ids, beat_ids = list(bars), list(beats), [], []
+    for row, token in enumerate(tokens):
+        if token == config.bar_token_id:
+            bars[row], beats[row] = bars[row] + 1, 0
+        elif 0 <= token - config.position_token_start < config.num_positions:
+            beats[row] = token - config.position_token_start + 1
+        present = token != config.pad_token_id
+        bar_ids.append(bars[row] if present else -1)
+        beat_ids.append(beats[row] if present and bars[row] > 0 and token != config.eos_token_id else 0)
+    return bars, beats, bar_ids, beat_ids
+
+
+def sinusoid(index: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Sines, then cosines, of `index * 10000^(-k / (size / 2 - 1))`: `[..., size]`; index 0 is the zero vector."""
+    half = size // 2
+    precision = torch.promote_types(dtype, torch.float32)
+    steps = torch.arange(half, dtype=precision, device=index.device)
+    angle = index[..., None].to(precision) * torch.exp(steps * (-math.log(10000) / (half - 1)))
+    return (torch.cat([angle.sin(), angle.cos()], -1) * (index > 0)[..., None]).to(dtype)
 
 
 def fine_and_coarse(config, num_bars: int, device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -367,8 +399,10 @@ __all__ = [
     "content_chunks",
     "content_mask",
     "derive_segments",
+    "derive_step",
     "fine_and_coarse",
     "flex_length",
+    "sinusoid",
     "summary_chunks",
     "summary_mask",
 ]

@@ -15,9 +15,12 @@ Legend: B rows, d hidden size, m slots, c finished bars, L visible rows, h heads
 
 # ruff: noqa: TID251 - siblings are imported relatively: this folder is copied as it is to the Hub
 
+from typing import Any
+
 import torch
 from transformers.cache_utils import Cache
 
+from .decoding_museformer import PRODUCTS, StepWeights, large_zeros
 from .structure_museformer import SegmentState, fine_and_coarse
 
 
@@ -26,14 +29,27 @@ class MuseformerCache(Cache):
 
     Args:
         config: `MuseformerConfig` of the model.
+        weights: what single tokens are decoded with. `exact`: the model's weights. `int8`: rounded copies of the
+            layers' matrices, faster on a CPU and not exact; pass `MuseformerCache(model.config, weights="int8")` to
+            `generate` as `past_key_values`. Prompts always run on the model's weights.
+
+    Raises:
+        ValueError: unknown `weights`.
     """
 
     is_compileable = False
     is_croppable = False
+    slot_bars: Any  # [B, capacity], None before the first token, as are the others
+    slot_eos: Any  # [B, capacity]
+    num_slots: Any  # [B], as are the others
+    num_closed: Any
+    num_visible: Any
 
-    def __init__(self, config):
+    def __init__(self, config, weights: str = "exact"):
+        if weights not in PRODUCTS:
+            raise ValueError(f"weights={weights!r} is not one of {', '.join(PRODUCTS)}")
         super().__init__(layers=[])
-        self.config = config
+        self.config, self.weights = config, weights
         self.reset()
 
     def reset(self):
@@ -42,6 +58,10 @@ class MuseformerCache(Cache):
         self.length = 0
         self.state: SegmentState | None = None
         self.bar_offset: torch.Tensor | None = None
+        self.bar_rows: torch.Tensor | None = None  # [B, d], see `StepWeights.embed_bars`; of the current bars
+        self.step_weights: StepWeights | None = None
+        self._modules_are_plain: bool | None = None
+        self._host_state: tuple[list[int], list[int]] | None = None  # `state` as numbers
         self.slot_bars = self.slot_eos = self.num_slots = self.num_closed = self.num_visible = None
         self.max_slots = self.max_closed = self.max_visible = 0  # host copies of the maxima over rows
         self.slots: list[torch.Tensor | None] = [None] * num_layers  # [B, capacity, 2 d]
@@ -98,6 +118,7 @@ class MuseformerCache(Cache):
 
     def _map(self, function):
         self.state = SegmentState(*(function(t) for t in self.state))
+        self.bar_rows = self._host_state = None
         for name in ("bar_offset", "slot_bars", "slot_eos", "num_slots", "num_closed", "num_visible"):
             if (tensor := getattr(self, name)) is not None:
                 setattr(self, name, function(tensor))
@@ -144,6 +165,7 @@ class MuseformerCache(Cache):
         """Keep what the model just computed for `num_new` tokens per row; see the module docstring."""
         self.length += num_new
         self.state = state
+        self.bar_rows = self._host_state = None
         self._store_summaries(column_bars)
         self._compact(self._alive(key_bars), key_bars, key_eos, self._staged_contents)
         self._staged_contents = [None] * len(self)
@@ -236,12 +258,14 @@ class MuseformerCache(Cache):
         self.summaries[layer] = _grown(self.summaries[layer], slots, max(self.max_closed, int(bars.max())))
         self.summaries[layer][rows, bars - 1] = new.detach().to(slots.dtype)
 
-    def start_bars(self, state: SegmentState, rows) -> None:
+    def start_bars(self, bars: list[int], beats: list[int], rows: list[int]) -> None:
         """`rows` enter the next bar: their summaries are complete, slots out of reach die, other keys are visible."""
+        device = self.state.bar.device
+        state, rows = SegmentState(*torch.tensor([bars, beats], device=device)), torch.tensor(rows, device=device)
         if self.config.uses_summaries:
             self.num_closed[rows] = self.state.bar[rows]
             self.max_closed = int(self.num_closed.max())
-        self.state = state
+        self.state, self._host_state, self.bar_rows = state, (bars, beats), None
         bars = self.slot_bars[:, : self.max_slots]
         alive = self._alive(bars)
         if int((~alive).sum()) * 4 >= alive.numel():
@@ -253,11 +277,37 @@ class MuseformerCache(Cache):
 
     # one token per row inside a bar: the hot path
 
-    def begin_step(self, bars, is_eos, state: SegmentState, any_present: bool, all_present: bool):
+    def host_state(self, rows: int) -> tuple[list[int], list[int]]:
+        """`state` as numbers, so that a step waits for the device once, for its tokens."""
+        if rows != self.batch_size:
+            raise ValueError(f"input_ids has {rows} rows, past_key_values {self.batch_size}")
+        if self._host_state is None:
+            self._host_state = self.state.bar.tolist(), self.state.beat.tolist()
+        return self._host_state
+
+    def lay_out_weights(self, model) -> bool:
+        """Copy the weights of `model` for steps, once; false where its modules have to be called.
+
+        Raises:
+            ValueError: `int8` for a model that is not on a CPU, or whose modules have to be called.
+        """
+        if self._modules_are_plain is None:
+            self._modules_are_plain = StepWeights.supports(model)
+            if self.weights != "exact" and not (self._modules_are_plain and model.device.type == "cpu"):
+                raise ValueError(
+                    f"weights={self.weights!r} needs a model on a CPU without hooks, adapters or offloading"
+                )
+            if self._modules_are_plain:
+                self.step_weights = StepWeights(model, self.weights)
+        return self._modules_are_plain
+
+    def begin_step(self, beats: list[int], bars: list[int], is_eos: list[bool]) -> None:
         """Make room for one token per row, bars `[B]` (-1 for padding), none of which starts a bar.
 
         Padding is written behind the last entry of its row, for itself to see, and overwritten by the next token.
         """
+        device = self.state.bar.device
+        present = [bar >= 0 for bar in bars]
         if self.max_slots + 1 > self.slot_bars.shape[1]:
             spare = self.max_slots // 4 + 64
             self.slot_bars = torch.nn.functional.pad(self.slot_bars, (0, spare), value=-1)
@@ -265,27 +315,36 @@ class MuseformerCache(Cache):
             self.slots = [_grown(t, t, self.slot_bars.shape[1], exact=True) for t in self.slots]
         self._reserve_visible(self.max_visible + 1)
         self._num_shown = self.max_visible + 1
-        if len(bars) == 1:  # plain slices: the row's counts are the maxima
-            self._slot, self._place = self.max_slots, self.max_visible
-            self.slot_bars[:, self._slot], self.slot_eos[:, self._slot] = bars, is_eos
-            self._row = self.step_mask = None
+        self.step_mask = None
+        if len(bars) == 1:  # plain slices: the row's counts are the maxima, and all it sees is visible
+            self._row, self._slot, self._place = None, self.max_slots, self.max_visible
+            self.slot_bars[0, self._slot] = bars[0]
+            self.slot_eos[0, self._slot] = is_eos[0]
+            if not present[0]:
+                self.step_mask = torch.arange(self._num_shown, device=device)[None, None, None] == self._place
         else:
-            self._row = torch.arange(len(bars), device=bars.device)
+            self._row = torch.arange(len(bars), device=device)
             self._slot, self._place = self.num_slots.clone(), self.num_visible.clone()
-            self.slot_bars[self._row, self._slot], self.slot_eos[self._row, self._slot] = bars, is_eos
-            shown = torch.arange(self._num_shown, device=bars.device) <= self.num_visible[:, None]
+            numbers = torch.tensor([bars, is_eos], device=device)
+            self.slot_bars[self._row, self._slot] = numbers[0]
+            self.slot_eos[self._row, self._slot] = numbers[1].bool()
+            order = torch.arange(self._num_shown, device=device)
+            shown = order <= self.num_visible[:, None]
+            if not all(present):  # padding sees itself only
+                shown = torch.where(numbers[0, :, None] < 0, order == self.num_visible[:, None], shown)
             self.step_mask = shown[:, None, None]
-        if not all_present:  # padding sees itself only
-            itself = torch.arange(self._num_shown, device=bars.device) == self.num_visible[:, None]
-            shown = itself if self.step_mask is None else torch.where(bars[:, None] < 0, itself, shown)
-            self.step_mask = shown[:, None, None]
-        present = (bars >= 0).long()
-        self.num_slots += present
-        self.num_visible += present
-        self.state = state
+        if all(present):
+            self.num_slots += 1
+            self.num_visible += 1
+        elif any(present):
+            added = torch.tensor(present, device=device).long()
+            self.num_slots += added
+            self.num_visible += added
+        self.state = SegmentState(self.state.bar, torch.tensor(beats, device=device))
+        self._host_state = self.host_state(len(bars))[0], beats
         self.length += 1
-        self.max_slots += any_present
-        self.max_visible += any_present
+        self.max_slots += any(present)
+        self.max_visible += any(present)
 
     def append(self, layer: int, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store k, v `[B, 2 d]` of the token; return the visible keys and values `[B, h, L, d / h]`."""
@@ -307,7 +366,7 @@ def _grown(buffer, like, length: int, *, dim: int = 1, exact: bool = False):
         return buffer
     shape = list(like.shape)
     shape[dim] = length if exact else length + length // 4 + 64
-    grown = like.new_zeros(shape)
+    grown = large_zeros(like, shape)
     if buffer is not None:
         grown.narrow(dim, 0, buffer.shape[dim]).copy_(buffer)
     return grown

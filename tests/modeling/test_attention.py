@@ -77,6 +77,35 @@ def test_odd_lengths(toy, length):
         assert (other_gradients[key] - gradient).abs().max() < 1e-12, key
 
 
+@pytest.mark.parametrize("left", [True, False])
+def test_uninitialised_memory_is_never_read(toy, monkeypatch, left):
+    """Whatever `empty` returns is NaN: outputs and gradients stay finite and equal to the dense reference."""
+    model = toy.tiny_model("eager", attention_dropout=0.0)
+    ids, mask = toy.stack(toy.ragged_rows(), left)
+    expected, gradients = run(model, ids, mask)
+
+    def poisoned(function):
+        def call(*args, **kwargs):
+            tensor = function(*args, **kwargs)
+            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+        return call
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills what operators allocate themselves, too
+    try:
+        for name in BACKENDS[1:]:
+            model.set_attn_implementation(name)
+            logits, other = run(model, ids, mask)
+            assert (logits - expected).abs().max() < 1e-12
+            assert max((other[key] - gradient).abs().max() for key, gradient in gradients.items()) < 1e-12
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def test_odd_lengths_match_in_chunked_tiles(toy, monkeypatch):
     """Small tiles and budgets: bars are split, many chunks, partly filled."""
     from partimento.modeling.museformer import attention_museformer

@@ -1,5 +1,7 @@
 """Cached decoding equals the full forward pass, whatever the split, and stays bounded."""
 
+import copy
+
 import pytest
 import torch
 from transformers import DynamicCache
@@ -49,6 +51,95 @@ def test_every_backend_fills_the_cache(toy, implementation):
         full = model(ids, attention_mask=mask, use_cache=False).logits
     for sizes in ([1], [50, 9, 1]):
         assert (decode(model, ids, mask, sizes)[0] - full).abs().max() < 1e-12
+
+
+def test_laid_out_weights_equal_the_modules(toy, ablation):
+    """A step without gradients takes `StepWeights`, one with gradients the modules; a bar offset moves both."""
+    ids, mask = toy.stack(toy.ragged_rows())
+    model = toy.tiny_model(**ablation)
+    offset = torch.tensor([3, 0, 7, 1, 0, 2])
+    caches = [model(ids[:, :20], attention_mask=mask[:, :20], bar_offset=offset).past_key_values for _ in range(2)]
+    for i in range(20, ids.shape[1]):
+        arguments = {"input_ids": ids[:, i : i + 1], "attention_mask": mask[:, : i + 1]}
+        with torch.no_grad():
+            laid_out = model(**arguments, past_key_values=caches[0]).logits
+        modules = model(**arguments, past_key_values=caches[1]).logits
+        assert (laid_out - modules).abs().max() < 1e-12
+    assert caches[0].step_weights is not None
+    assert caches[1].step_weights is None
+
+
+@torch.no_grad()
+def test_changed_modules_are_called(toy):
+    """Hooks and replaced layers take effect in steps too."""
+    ids = torch.tensor([toy.random_row(6, 2, 6, seed=1)])
+
+    def last_logits(model):
+        return decode(model, ids, torch.ones_like(ids), [10, 1])[0]
+
+    model = toy.tiny_model()
+    before = last_logits(model)
+    handle = model.model.layers[0].feed_forward.register_forward_hook(lambda module, args, output: output * 2)
+    hooked = last_logits(model)
+    assert (hooked - before)[:, 12:].abs().amax(2).min() > 1e-3
+    assert (hooked - model(ids, use_cache=False).logits).abs().max() < 1e-12
+    handle.remove()
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.weight, self.bias = base.weight, base.bias
+
+        def forward(self, states):
+            return 2 * torch.nn.functional.linear(states, self.weight, self.bias)
+
+    model.model.layers[1].feed_forward.up_proj = Doubled(model.model.layers[1].feed_forward.up_proj)
+    replaced = last_logits(model)
+    assert (replaced - before)[:, 12:].abs().amax(2).min() > 1e-3
+    assert (replaced - model(ids, use_cache=False).logits).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_steps_see_weights_of_the_time_their_cache_was_made(toy):
+    """A new cache sees new weights; a copied one goes on like its original."""
+    ids = torch.tensor([toy.random_row(6, 2, 6, seed=1)])
+    model = toy.tiny_model()
+    _, cache = decode(model, ids[:, :12], torch.ones_like(ids), [8, 1])
+    twin = copy.deepcopy(cache)
+    logits = [model(ids[:, 12:13], past_key_values=c).logits for c in (cache, twin)]
+    assert torch.equal(*logits)
+    for parameter in model.parameters():
+        parameter.mul_(1.1)
+    assert (decode(model, ids, torch.ones_like(ids), [1])[0] - model(ids, use_cache=False).logits).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_int8_weights_are_close_and_leave_the_prompt_exact(toy):
+    ids, mask = toy.stack(toy.ragged_rows())
+    model = toy.tiny_model(dtype=torch.float32)
+    prompt = model(ids[:, :30], attention_mask=mask[:, :30], use_cache=False).logits
+    full = model(ids, attention_mask=mask, use_cache=False).logits[:, 30:]
+    cache, logits = MuseformerCache(model.config, weights="int8"), []
+    cached = model(ids[:, :30], attention_mask=mask[:, :30], past_key_values=cache).logits
+    assert (cached - prompt).abs().max() < 1e-5
+    for i in range(30, ids.shape[1]):
+        step = model(ids[:, i : i + 1], attention_mask=mask[:, : i + 1], past_key_values=cache)
+        logits.append(step.logits)
+    error = (torch.cat(logits, 1) - full).norm(dim=2) / full.norm(dim=2)
+    assert 0 < error.mean() < 0.02
+    assert error.max() < 0.05
+
+
+def test_int8_weights_refuse_what_they_cannot_do(toy):
+    model = toy.tiny_model()
+    with pytest.raises(ValueError, match="int4"):
+        MuseformerCache(model.config, weights="int4")
+    model.model.norm.register_forward_hook(lambda module, args, output: output)
+    ids = torch.tensor([toy.random_row(3)])
+    with torch.no_grad():
+        cache = model(ids, past_key_values=MuseformerCache(model.config, weights="int8")).past_key_values
+        with pytest.raises(ValueError, match="hooks"):
+            model(ids[:, :1], past_key_values=cache)
 
 
 def test_float32_tolerance(toy):

@@ -5,6 +5,8 @@ import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from partimento.modeling import MuseformerCache
+
 MODES = {
     "greedy": {"do_sample": False},
     "sampling": {"do_sample": True, "top_k": 8, "num_return_sequences": 2},
@@ -49,6 +51,18 @@ def test_cached_equals_uncached(toy, mode):
     if mode == "sampling":
         assert (cached == toy.EOS).any()
         assert not torch.equal(cached[0], cached[1])
+
+
+@pytest.mark.parametrize("weights", ["exact", "int8"])
+def test_a_cache_can_be_handed_in(toy, weights):
+    ids, mask = toy.stack([toy.random_row(12, 1, 4, seed=1, eos=False), toy.random_row(3, eos=False)])
+    model = toy.tiny_model(dtype=torch.float32)
+    cache = MuseformerCache(model.config, weights=weights)
+    output = generate(model, ids, mask, past_key_values=cache, do_sample=False)
+    assert cache.get_seq_length() == output.shape[1] - 1
+    assert cache.step_weights is not None
+    if weights == "exact":
+        assert torch.equal(output, generate(model, ids, mask, do_sample=False))
 
 
 def test_ablations(toy, ablation):

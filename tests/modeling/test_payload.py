@@ -47,6 +47,8 @@ def test_payload_is_complete():
         "attention_museformer.py",
         "cache_museformer.py",
         "configuration_museformer.py",
+        "decoding_museformer.py",
+        "layers_museformer.py",
         "modeling_museformer.py",
         "structure_museformer.py",
     ]

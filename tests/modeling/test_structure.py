@@ -9,6 +9,7 @@ from partimento.modeling.museformer.structure_museformer import (
     content_chunks,
     content_mask,
     derive_segments,
+    derive_step,
     flex_length,
     summary_chunks,
     summary_mask,
@@ -78,6 +79,20 @@ def test_ids_with_carry_equal_ids_at_once(toy):
         assert torch.equal(torch.cat([p.bar_ids for p in pieces], 1), whole.bar_ids)
         assert torch.equal(torch.cat([p.beat_ids for p in pieces], 1), whole.beat_ids)
         assert all(torch.equal(a, b) for a, b in zip(state, whole.state))
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_ids_of_single_steps_equal_ids_at_once(toy, left):
+    config = toy.tiny_config()
+    ids, mask = toy.stack(toy.ragged_rows(), left)
+    full = derive_segments(config, ids, mask)
+    bars = beats = [0] * len(ids)
+    for i, tokens in enumerate(ids.masked_fill(mask == 0, toy.PAD).T.tolist()):
+        bars, beats, bar_ids, beat_ids = derive_step(config, tokens, bars, beats)
+        assert bar_ids == full.bar_ids[:, i].tolist()
+        assert beat_ids == full.beat_ids[:, i].tolist()
+        state = derive_segments(config, ids[:, : i + 1], mask[:, : i + 1]).state
+        assert (bars, beats) == (state.bar.tolist(), state.beat.tolist())
 
 
 def test_ids_on_grammatical_songs(toy):

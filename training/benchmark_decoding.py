@@ -1,0 +1,145 @@
+"""Decoding speed and cache size against position, through `generate`, on real tokens.
+
+Every contestant decodes the same song: sampling runs as usual, a logits processor then leaves the song's next token
+only. The first round's prompt is the song up to the position; later rounds continue the returned cache, so that the
+rounds of all contestants alternate and a busy machine is unfair to nobody.
+"""
+
+import statistics
+import time
+
+import torch
+from tqdm import tqdm
+from transformers import Cache, DynamicCache, LogitsProcessor, PreTrainedModel, StaticCache
+from transformers.generation.streamers import BaseStreamer
+
+from partimento.modeling import MuseformerCache
+from partimento.pipelines.generation import MidiGenerator
+from partimento.tokenization import GenerationConstraints, GrammarLogitsProcessor
+from partimento.training.benchmark_models import clock
+
+
+class FollowSong(LogitsProcessor):
+    """Leaves the next token of `song` `[1, T]` only."""
+
+    def __init__(self, song: torch.Tensor):
+        self.song = song
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        hidden = torch.full_like(scores, float("-inf"))
+        hidden[:, self.song[0, input_ids.shape[1]]] = 0.0
+        return hidden
+
+
+class TokenClock(BaseStreamer):
+    """Notes the time of every token."""
+
+    def __init__(self, device):
+        self.device, self.times = device, []
+
+    def put(self, value):
+        self.times.append(clock(self.device))
+
+    def end(self):
+        pass
+
+    def ms_per_token(self) -> float:
+        """Mean over the tokens after the first, whose time contains the prompt's."""
+        times = self.times[1:]
+        return 1000 * (times[-1] - times[0]) / (len(times) - 1)
+
+
+def cache_bytes(cache: Cache) -> int:
+    """Bytes of all buffers, spare room included."""
+    if isinstance(cache, MuseformerCache):
+        tensors = [*cache.slots, *cache.summaries, *cache.visible]
+    else:
+        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+class Contestant:
+    """One model with one kind of cache at one position."""
+
+    def __init__(self, name: str, model: PreTrainedModel, song: torch.Tensor, position: int, room: int):
+        self.name, self.model, self.song, self.position, self.length = name, model, song, position, position
+        self.cache = self._make_cache(position + room)
+        self.times: list[float] = []
+
+    def _make_cache(self, length: int) -> Cache | None:
+        if "static" in self.name:
+            return StaticCache(config=self.model.config, max_cache_len=length)
+        return DynamicCache(config=self.model.config) if "dynamic" in self.name else None
+
+    def decode(self, steps: int) -> None:
+        """Decode `steps` tokens and note the time per token."""
+        watch = TokenClock(self.model.device)
+        prompt = self.song[:, : self.length]
+        output = self.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            past_key_values=self.cache,
+            max_new_tokens=steps,
+            min_new_tokens=steps,
+            do_sample=True,
+            top_k=8,
+            logits_processor=[FollowSong(self.song)],
+            streamer=watch,
+            return_dict_in_generate=True,
+            disable_compile=self.model.device.type == "cpu",
+        )
+        self.cache = output.past_key_values
+        self.length += steps
+        self.times.append(watch.ms_per_token())
+
+    def row(self) -> dict:
+        """Figures: best and median of the rounds."""
+        return {
+            "contestant": self.name,
+            "position": self.position,
+            "ms_per_token": round(min(self.times), 3),
+            "median_ms_per_token": round(statistics.median(self.times), 3),
+            "cache_bytes": cache_bytes(self.cache),
+        }
+
+
+@torch.inference_mode()
+def decoding_speed(models: dict[str, PreTrainedModel], song, positions, steps: int, rounds: int) -> list[dict]:
+    """Milliseconds per token of all `models` (name to model) at each position.
+
+    Args:
+        song: ids `[1, T]`, T at least the last position plus `steps * rounds`.
+        positions: tokens before the first one that is timed.
+        steps: tokens per round.
+        rounds: at each position, the contestants in turn.
+    """
+    rows = []
+    for position in tqdm(positions, desc="decoding", unit="position"):
+        contestants = [Contestant(name, model, song, position, rounds * steps + 8) for name, model in models.items()]
+        for _ in range(rounds):
+            for contestant in contestants:
+                contestant.decode(steps)
+        rows += [contestant.row() for contestant in contestants]
+    return rows
+
+
+def whole_song(generator: MidiGenerator, num_tokens: int) -> dict:
+    """Sample one song of `num_tokens` with the grammar: seconds of wall and of `clock`."""
+    processor, model = generator.processor, generator.model
+    constraints = GenerationConstraints(min_bars=num_tokens, token_budget=num_tokens)
+    prompt = torch.tensor([[processor.bos_token_id, processor.bar_token_id]], device=model.device)
+    torch.manual_seed(0)
+    wall, busy = time.perf_counter(), clock(model.device)
+    output = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=num_tokens - prompt.shape[1],
+        do_sample=True,
+        logits_processor=[GrammarLogitsProcessor(processor.grammar, constraints)],
+    )
+    return {
+        "tokens": output.shape[1],
+        "bars": processor.count_bars(output[0].tolist()),
+        "seconds": round(clock(model.device) - busy, 1),
+        "wall_seconds": round(time.perf_counter() - wall, 1),
+    }
