@@ -2,5 +2,6 @@
 
 from partimento.pipelines.generation import GeneratedMidi, MidiGenerator
 from partimento.pipelines.piano_roll import plot_piano_roll
+from partimento.pipelines.prompt import PromptReader, PromptReading
 
-__all__ = ["GeneratedMidi", "MidiGenerator", "plot_piano_roll"]
+__all__ = ["GeneratedMidi", "MidiGenerator", "PromptReader", "PromptReading", "plot_piano_roll"]

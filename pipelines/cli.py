@@ -1,4 +1,4 @@
-"""The `partimento` command: generate, continue, info."""
+"""The `partimento` command: generate, continue, space, info."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+DEFAULT_BARS = 16
 DEFAULT_MODEL = "museformer-small"  # not imported: `--help` should not wait for torch
 
 _EXAMPLES = """examples:
+  partimento generate "a slow sad jazz trio with piano, bass and drums, 32 bars"
+  partimento generate "tango en re menor con bandoneón y violín, sin batería, a 110" -o tango.mid
   partimento generate --genre jazz --instruments piano,bass,drums --bars 16 --seed 7 -o out.mid
   partimento generate --genre blues --tempo 96 --key A-minor -n 4 --piano-roll -o out/blues.mid
   partimento continue in.mid --bars 8 -o longer.mid
+  partimento space composer
   partimento info museformer-small
   partimento info out.mid --json
 """
@@ -34,29 +38,39 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"partimento {version('partimento')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{generate,continue,info}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{generate,continue,space,info}")
 
-    generate = commands.add_parser("generate", help="write a new piece from genre, instruments, tempo, key and length")
+    generate = commands.add_parser(
+        "generate", help="write a new piece from a text or from genre, instruments, tempo, ..."
+    )
+    generate.add_argument("text", nargs="?", metavar="TEXT", help=(
+        "what to write, in English or Spanish; what is understood is printed, and options go before it"))  # fmt: skip
     wishes = generate.add_argument_group("what to write (every part is optional)")
     wishes.add_argument("--genre", help="a label of the model: `partimento info museformer-small` lists them")
     wishes.add_argument("--instruments", type=_names, metavar="A,B,...", help=(
-        "General MIDI families, such as piano,bass,drums; nothing else will sound"))  # fmt: skip
+        "General MIDI families or programs, such as piano,nylon-guitar,drums; nothing else will sound"))  # fmt: skip
+    wishes.add_argument("--without", type=_names, metavar="A,B,...", help="families or programs that may not sound")
     wishes.add_argument("--tempo", type=float, metavar="BPM", help="beats per minute, 24 to 200 (nearest of 32 steps)")
-    wishes.add_argument("--key", help="such as A-minor, C-major, F#-minor (the model is told, not forced)")
+    wishes.add_argument("--key", help="such as A-minor, C-major, F#-minor; the finished piece is moved there")
     wishes.add_argument("--density", type=float, metavar="NOTES", help="notes per bar (the model is told, not forced)")
     wishes.add_argument("--mood", help="a label of the model, where it has any")
     wishes.add_argument("--artist", help="a label of the model, where it has any")
-    wishes.add_argument("--bars", type=int, default=16, help="length in bars of 4/4 (default 16)")
+    wishes.add_argument("--bars", type=int, help=f"length in bars of 4/4 (default {DEFAULT_BARS})")
     _add_sampling(generate)
 
     proceed = commands.add_parser("continue", help="write more bars after a MIDI file")
     proceed.add_argument("midi", type=Path, help="the beginning, a .mid file in 4/4")
+    proceed.add_argument("--without", type=_names, metavar="A,B,...", help="families or programs that may not sound")
     proceed.add_argument("--bars", type=int, default=8, help="how many bars to add (default 8)")
     proceed.add_argument("--genre", help="genre of the continuation")
     proceed.add_argument(
         "--instruments", type=_names, metavar="A,B,...", help="families of the new bars (default: the file's)"
     )
     _add_sampling(proceed)
+
+    space = commands.add_parser("space", help="start a Space on this machine, offline, in a browser")
+    space.add_argument("name", choices=["composer"], help="which one")
+    space.add_argument("--port", type=int, help="default: the first free one from 7860 on")
 
     info = commands.add_parser("info", help="tell what a MIDI file or a model is")
     info.add_argument("target", help="a .mid file, a model folder, an embedded checkpoint or a Hub id")
@@ -77,6 +91,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--temperature", type=float, help="above 1 wilder, below 1 safer, 0 greedy")
     sampling.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest tokens; 0 keeps all")
     sampling.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens of this mass")
+    sampling.add_argument("--mix-programs", action="store_true", help=(
+        "let all programs of a family sound; otherwise each plays with one, the usual one of the genre"))  # fmt: skip
     sampling.add_argument("--model", default=DEFAULT_MODEL, help=(
         f"model folder, embedded checkpoint or Hub id (default {DEFAULT_MODEL}, which needs no network)"))  # fmt: skip
     sampling.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
@@ -93,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "info":
             return _info(options)
+        if options.command == "space":
+            return _space(options)
         return _write(options)
     except (ValueError, OSError, ImportError) as error:
         print(f"partimento {options.command}: {error}", file=sys.stderr)
@@ -115,21 +133,19 @@ def _write(options: argparse.Namespace) -> int:
     if options.piano_roll and find_spec("matplotlib") is None:
         raise ValueError("--piano-roll needs matplotlib: pip install 'partimento[plot]'")
     disable_progress_bar()
+    say = (lambda *_: None) if options.quiet else (lambda text: print(text, file=sys.stderr))
     generator = MidiGenerator.from_pretrained(options.model, device=options.device)
+    wishes = _wishes(options, generator, say)
+    options.bars = wishes["bars"]
     shared = {
         "num_outputs": options.outputs, "seed": options.seed, "temperature": options.temperature,
-        "top_k": options.top_k, "top_p": options.top_p, "bars": options.bars, "genre": options.genre,
-        "instruments": options.instruments,
+        "top_k": options.top_k, "top_p": options.top_p, "one_program": not options.mix_programs,
     }  # fmt: skip
     with _bar_progress(options) as on_bar, _stop_on_interrupt() as stop:
         if options.command == "continue":
-            pieces = generator.continue_midi(options.midi, on_bar=on_bar, stop=stop, **shared)
+            pieces = generator.continue_midi(options.midi, on_bar=on_bar, stop=stop, **wishes, **shared)
         else:
-            pieces = generator.generate(
-                artist=options.artist, mood=options.mood, key=options.key, tempo=options.tempo,
-                density=options.density, on_bar=on_bar, stop=stop, **shared,
-            )  # fmt: skip
-    say = (lambda *_: None) if options.quiet else (lambda text: print(text, file=sys.stderr))
+            pieces = generator.generate(on_bar=on_bar, stop=stop, **wishes, **shared)
     say(f"seed {pieces[0].seed}, {pieces[0].seconds:.1f} s")
     finished = []
     for number, piece in enumerate(pieces, 1):
@@ -149,6 +165,25 @@ def _write(options: argparse.Namespace) -> int:
             piece.piano_roll(picture)
             print(picture)
     return 0 if finished else 130
+
+
+def _wishes(options: argparse.Namespace, generator, say) -> dict:
+    """What is asked for: the text, and over it the options."""
+    slots = ("genre", "artist", "mood", "key", "tempo", "density", "bars", "instruments", "without")
+    given = {slot: value for slot in slots if (value := getattr(options, slot, None)) is not None}
+    wishes: dict = {"bars": DEFAULT_BARS}
+    if getattr(options, "text", None):
+        from partimento.pipelines.prompt import PromptReader
+
+        reading = PromptReader(generator.processor).read(options.text)
+        for line in reading.explain() or ["nothing of the text was understood"]:
+            say(line)
+        wishes |= reading.request()
+        for slot in sorted(given.keys() & reading.request().keys()):
+            say(f"note        --{slot} goes before the text")
+        if "instruments" in given and "without" not in given:
+            wishes.pop("without", None)
+    return wishes | given
 
 
 def _numbered(path: Path, number: int, total: int) -> Path:
@@ -200,6 +235,22 @@ def _stop_on_interrupt():
         yield event
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _space(options: argparse.Namespace) -> int:
+    """Runs the `app.py` of a Space folder, which stands beside the packages in a checkout."""
+    import runpy
+
+    folder = Path(__file__).resolve().parents[1] / "spaces" / options.name
+    if not (folder / "app.py").is_file():
+        raise ValueError(f"the Space {options.name} is not part of the installed package: run this in a checkout")
+    if find_spec("gradio") is None:
+        raise ValueError("Spaces need gradio: pip install 'partimento[space]'")
+    if options.port:
+        os.environ["GRADIO_SERVER_PORT"] = str(options.port)
+    sys.path.insert(0, str(folder))  # as `python app.py` would
+    runpy.run_path(str(folder / "app.py"), run_name="__main__")
+    return 0
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import inspect
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,11 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 import partimento.modeling  # noqa: F401  (registers the architectures with transformers' Auto classes)
 from partimento.checkpoints import embedded_checkpoint, list_embedded
-from partimento.pipelines.instruments import EnterInstruments
+from partimento.pipelines.instruments import EnterInstruments, choose_programs, programs_of
+from partimento.pipelines.keys import semitones_between
 from partimento.pipelines.piano_roll import plot_piano_roll
-from partimento.pipelines.progress import BarProgress, BarStreamer, StopOnEvent
-from partimento.tokenization import FAMILY_PROGRAMS, GenerationConstraints, GrammarLogitsProcessor, MidiProcessor
+from partimento.pipelines.progress import BarMusic, BarProgress, BarStreamer, StopOnEvent
+from partimento.tokenization import GenerationConstraints, GrammarLogitsProcessor, MidiProcessor
 
 if TYPE_CHECKING:
     from symusic import Score
@@ -30,6 +31,7 @@ __all__ = ["DEFAULT_MODEL", "GeneratedMidi", "MidiGenerator", "resolve_model"]
 
 DEFAULT_MODEL = "museformer-small"
 MAX_BARS = 256
+_PATIENCE = 2  # bars after which an asked instrument that has fallen silent plays again
 _TOKENS_PER_BAR = 512  # room for a very dense bar; the budget of a request is this times its bars
 
 
@@ -47,6 +49,8 @@ class GeneratedMidi:
     """Bars in all; for a continuation the primer's bars are counted too."""
     seconds: float
     """Wall-clock time of the batch that this piece was part of."""
+    transposed: int
+    """Semitones by which the piece was moved to the asked key after it was written."""
     complete: bool
     """False when the generation was stopped, or ran out of its token budget, before the asked number of bars."""
     processor: MidiProcessor = field(repr=False)
@@ -140,6 +144,8 @@ class MidiGenerator:
         key: str | None = None,
         tempo: float | None = None,
         instruments: Sequence[str] | None = None,
+        without: Sequence[str] = (),
+        one_program: bool = True,
         density: float | None = None,
         bars: int = 16,
         num_outputs: int = 1,
@@ -149,6 +155,7 @@ class MidiGenerator:
         top_p: float | None = None,
         constrain: bool = True,
         on_bar: BarProgress | None = None,
+        on_music: BarMusic | None = None,
         stop: threading.Event | None = None,
         max_seconds: float | None = None,
     ) -> list[GeneratedMidi]:
@@ -156,10 +163,15 @@ class MidiGenerator:
 
         Args:
             genre, artist, mood: labels the checkpoint knows (`generator.processor`); upper and lower case are the same.
-            key: such as "A-minor" or "C-major". A wish: the model is told, not forced.
+            key: such as "A-minor" or "C-major". The model is told, and the finished piece is transposed from its
+                estimated key to the asked one, or to the relative where major and minor differ.
             tempo: beats per minute, nearest of 32 values between 24 and 200.
-            instruments: General MIDI families ("piano", "bass", "drums", ...); nothing else will sound, and each of
-                them will have entered after a quarter of the bars.
+            instruments: General MIDI families ("piano", "bass", "drums", ...) or programs ("nylon guitar"); nothing
+                else will sound. Each of them will have entered after a quarter of the bars, and is never silent for
+                more than two bars from then on.
+            without: families or programs that may not sound.
+            one_program: a family plays with one program: the one that is usual in the training songs of the genre.
+                False lets all programs of the asked families sound.
             density: notes per bar over all tracks. A wish.
             bars: length, 1 ... 256.
             num_outputs: size of the batch.
@@ -169,29 +181,33 @@ class MidiGenerator:
                 also for `top_k` and `top_p`: as the checkpoint's generation configuration says.
             top_k: keep only the k likeliest tokens; 0 keeps all.
             top_p: keep the likeliest tokens that hold this probability together.
-            constrain: force tempo, instruments and number of bars. False leaves them to what the model learned
+            constrain: force key, tempo, instruments and number of bars. False leaves them to what the model learned
                 (the grammar still holds).
             on_bar: called at each new bar of each output.
+            on_music: called with the new tokens at each finished bar but the last; the finished piece may lie in
+                another key.
             stop: set it from another thread to end within one token; finished bars are kept.
             max_seconds: end after this time, finished bars are kept.
 
         Raises:
             ValueError: a value is out of range or a label is unknown; the message says what is possible.
         """
-        sampling = self._sampling(num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds)
+        sampling = self._sampling(num_outputs, seed, temperature, top_k, top_p, on_bar, on_music, stop, max_seconds)
         _check_bars(bars)
         if tempo is not None and not 24 <= tempo <= 200:
             raise ValueError(f"tempo={tempo} is out of range; choose 24 to 200 beats per minute")
         wishes = {"genre": genre, "artist": artist, "mood": mood, "key": key, "tempo": tempo, "density": density}
         conditions = {name: value for name, value in wishes.items() if value is not None}
         conditions["bars"] = bars
-        if instruments:
-            conditions["instruments"] = list(instruments)
+        parts = choose_programs(instruments or (), without=without, genre=genre, one_program=one_program)
+        if parts:
+            conditions["instruments"] = list(parts)
         prompt = [self.processor.bos_token_id, *self.processor.condition_ids(conditions)]
         task = _Task(conditions, bars, prompt, kept=prompt)
         if constrain:
+            task.key = key
             task.constraints = GenerationConstraints(tempo=tempo, min_bars=bars, max_bars=bars)
-            self._keep_to(task, instruments, last_prompt_bar=0)
+            self._keep_to(task, parts, without, last_prompt_bar=0)
         return self._run(task, sampling)
 
     def continue_midi(
@@ -202,12 +218,15 @@ class MidiGenerator:
         context_bars: int = 64,
         genre: str | None = None,
         instruments: Sequence[str] | None = None,
+        without: Sequence[str] = (),
+        one_program: bool = True,
         num_outputs: int = 1,
         seed: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         on_bar: BarProgress | None = None,
+        on_music: BarMusic | None = None,
         stop: threading.Event | None = None,
         max_seconds: float | None = None,
     ) -> list[GeneratedMidi]:
@@ -217,14 +236,15 @@ class MidiGenerator:
             midi: file, bytes or score; 4/4, at most 256 bars with the continuation (see the processor's limits).
             context_bars: how many of the primer's last bars the model reads.
             genre: label for the continuation.
-            instruments: families that may sound in the new bars; default: the primer's programs.
+            instruments: families or programs that may sound in the new bars; default: the primer's programs. Of a
+                family the primer's programs go before the usual one.
             Others: as in [`generate`].
 
         Raises:
             MidiError: the primer cannot be read or does not fit the tokenizer.
             ValueError: as in [`generate`].
         """
-        sampling = self._sampling(num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds)
+        sampling = self._sampling(num_outputs, seed, temperature, top_k, top_p, on_bar, on_music, stop, max_seconds)
         _check_bars(bars)
         processor = self.processor
         piece = processor.load_piece(midi)
@@ -234,20 +254,23 @@ class MidiGenerator:
             raise ValueError(f"the primer has {primer_bars} bars: bars={bars} more would exceed {MAX_BARS}")
         conditions = processor.measure_conditions(piece, genre=genre)
         conditions["bars"] = primer_bars + bars
-        if instruments:
-            conditions["instruments"] = list(instruments)
+        programs = {(-1 if track.is_drum else track.program) for track in piece.to_score().tracks}
+        parts = choose_programs(
+            instruments or (), without=without, genre=genre, present=programs, one_program=one_program
+        )
+        if parts:
+            conditions["instruments"] = list(parts)
         context = min(primer_bars, context_bars)
         prefix = [processor.bos_token_id, *processor.condition_ids(conditions)]
         opening = [processor.bar_token_id]
         prompt = [*prefix, *processor.window(primer, primer_bars - context, context), *opening]
         task = _Task(conditions, bars, prompt, kept=[*prefix, *primer], opening=opening)
         task.bar_offset = primer_bars - context
-        programs = {(-1 if track.is_drum else track.program) for track in piece.to_score().tracks}
         task.constraints = GenerationConstraints(programs, min_bars=context + bars, max_bars=context + bars)
-        self._keep_to(task, instruments, last_prompt_bar=context)
+        self._keep_to(task, parts, without, last_prompt_bar=context)
         return self._run(task, sampling)
 
-    def _sampling(self, num_outputs, seed, temperature, top_k, top_p, on_bar, stop, max_seconds) -> _Sampling:
+    def _sampling(self, num_outputs, seed, temperature, top_k, top_p, on_bar, on_music, stop, max_seconds) -> _Sampling:
         """The checked settings; what is None comes from the checkpoint, and is neutral where that says nothing."""
         stored = self.model.generation_config
 
@@ -262,19 +285,26 @@ class MidiGenerator:
             choose(top_k, "top_k", 0),
             choose(top_p, "top_p", 1.0),
             on_bar,
+            on_music,
             stop,
             max_seconds,
         )
 
-    def _keep_to(self, task: _Task, instruments: Sequence[str] | None, last_prompt_bar: int) -> None:
-        """Lets only the named families sound, and each of them from a quarter of the new bars on."""
-        if not instruments:
-            return
-        asked = self.processor.parse_conditions(self.processor.condition_ids({"instruments": list(instruments)}))
-        families = asked["instruments"]
-        programs = {program for family in families for program in FAMILY_PROGRAMS[family]}
-        task.constraints = replace(task.constraints, allowed_programs=programs)
-        task.processors = [EnterInstruments(self.processor, families, last_prompt_bar + task.bars // 4 + 1)]
+    def _keep_to(
+        self, task: _Task, parts: Mapping[str, Sequence[int]], without: Sequence[str], last_prompt_bar: int
+    ) -> None:
+        """Lets only the programs of `parts` sound, and each part from a quarter of the new bars on."""
+        allowed = task.constraints.allowed_programs
+        if parts:
+            allowed = {program for programs in parts.values() for program in programs}
+            deadline = last_prompt_bar + task.bars // 4 + 1
+            task.processors = [EnterInstruments(self.processor, list(parts.values()), deadline, _PATIENCE)]
+        if without:
+            taken = {program for name in without for program in programs_of(name)[1]}
+            allowed = set(range(-1, 128) if allowed is None else allowed) - taken
+            if not allowed:
+                raise ValueError(f"without={list(without)} leaves no instrument to play")
+        task.constraints = replace(task.constraints, allowed_programs=allowed)
 
     @torch.inference_mode()
     def _run(self, task: _Task, sampling: _Sampling) -> list[GeneratedMidi]:
@@ -288,8 +318,10 @@ class MidiGenerator:
         if task.bar_offset and "bar_offset" in inspect.signature(self.model.forward).parameters:
             extra["bar_offset"] = torch.full((len(input_ids),), task.bar_offset, device=device)
         streamer = None
-        if sampling.on_bar:
-            streamer = BarStreamer(self.processor.bar_token_id, task.bars, sampling.on_bar, len(task.opening))
+        if sampling.on_bar or sampling.on_music:
+            streamer = BarStreamer(
+                self.processor.bar_token_id, task.bars, sampling.on_bar, task.opening, sampling.on_music
+            )
         started = time.perf_counter()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -314,7 +346,7 @@ class MidiGenerator:
         new = [*task.opening, *new]
         ended = eos in new
         new = new[: new.index(eos) + 1] if ended else self._finished_bars(new)
-        ids = [*task.kept, *new]
+        ids, semitones = self._move_to_key([*task.kept, *new], task.key)
         cut = len(new) - len(task.opening) > _TOKENS_PER_BAR * task.bars - 4  # the grammar closed it: a note and EOS
         complete = ended and not cut and self.processor.count_bars(new) >= min(task.bars, task.constraints.min_bars)
         return GeneratedMidi(
@@ -324,9 +356,22 @@ class MidiGenerator:
             seed=seed,
             num_bars=self.processor.count_bars(ids),
             seconds=seconds,
+            transposed=semitones,
             complete=complete,
             processor=self.processor,
         )
+
+    def _move_to_key(self, ids: list[int], key: str | None) -> tuple[list[int], int]:
+        """The piece in the asked key, and by how many semitones it was moved; as it is where that leaves the range."""
+        found = self.processor.measure_conditions(self.processor.decode(ids)).get("key") if key else None
+        if not found:
+            return ids, 0
+        prefix, body = self.processor.split_prefix(ids)
+        semitones = semitones_between(found, key)
+        low, high = self.processor.augmentation.transposition_range(body)
+        if not semitones or not low <= semitones <= high:
+            return ids, 0
+        return [*prefix, *self.processor.augmentation.transpose(body, semitones).tolist()], semitones
 
     def _finished_bars(self, new: list[int]) -> list[int]:
         """What was finished when a generation is stopped: all bars but the last, closed by EOS."""
@@ -348,6 +393,8 @@ class _Task:
     """What stands before the new tokens in the result."""
     opening: list[int] = field(default_factory=list)
     """The last tokens of the prompt, where they belong to the new bars."""
+    key: str | None = None
+    """The key that the result is brought to."""
     bar_offset: int = 0
     """Bars of the result that stand before the first one of the prompt."""
     constraints: GenerationConstraints = field(default_factory=lambda: GenerationConstraints(max_bars=MAX_BARS))
@@ -365,6 +412,7 @@ class _Sampling:
     top_k: int
     top_p: float
     on_bar: BarProgress | None
+    on_music: BarMusic | None
     stop: threading.Event | None
     max_seconds: float | None
 

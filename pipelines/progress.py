@@ -8,34 +8,52 @@ import torch
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-__all__ = ["BarProgress", "BarStreamer", "StopOnEvent"]
+__all__ = ["BarMusic", "BarProgress", "BarStreamer", "StopOnEvent"]
 
 BarProgress = Callable[[int, int, int], None]
 """Called as `on_bar(output, bar, total)`: output 0 ... n-1 has begun bar `bar` (1 ... total) of those asked for."""
 
+BarMusic = Callable[[int, int, list[int]], None]
+"""Called as `on_music(output, bars, ids)`: `ids` are the new tokens of an output up to its last finished bar, and
+`bars` counts them."""
+
 
 class BarStreamer(BaseStreamer):
-    """Reports each new bar of each row of a batch.
+    """Reports each new bar of each row of a batch, and what its finished bars hold.
 
     `generate` hands over the prompt first and then one `[batch]` tensor of ids per step.
     """
 
-    def __init__(self, bar_token_id: int, total: int, on_bar: BarProgress, first_bars: int = 0):
-        """`first_bars`: bars that the prompt has opened for this generation and that count as new."""
-        self.bar_token_id, self.total, self.on_bar, self.first_bars = bar_token_id, total, on_bar, first_bars
+    def __init__(
+        self,
+        bar_token_id: int,
+        total: int,
+        on_bar: BarProgress | None,
+        opening: list[int] | tuple[int, ...] = (),
+        on_music: BarMusic | None = None,
+    ):
+        """`opening`: tokens of the prompt that count as new, such as the first Bar of a continuation."""
+        self.bar_token_id, self.total, self.on_bar, self.on_music = bar_token_id, total, on_bar, on_music
+        self.opening = list(opening)
         self.counts: list[int] | None = None
+        self.rows: list[list[int]] = []
 
     def put(self, value: torch.Tensor) -> None:
         if self.counts is None:
-            self.counts = [self.first_bars] * len(value)
-            for row in range(len(value)):
-                if self.first_bars:
-                    self.on_bar(row, self.first_bars, self.total)
+            self.counts = [self.opening.count(self.bar_token_id)] * len(value)
+            self.rows = [list(self.opening) for _ in value]
+            for row, bars in enumerate(self.counts):
+                if self.on_bar and bars:
+                    self.on_bar(row, bars, self.total)
             return
         for row, token in enumerate(value.tolist()):
             if token == self.bar_token_id:
+                if self.on_music and self.counts[row]:
+                    self.on_music(row, self.counts[row], list(self.rows[row]))
                 self.counts[row] += 1
-                self.on_bar(row, self.counts[row], self.total)
+                if self.on_bar:
+                    self.on_bar(row, self.counts[row], self.total)
+            self.rows[row].append(token)
 
     def end(self) -> None:
         """Nothing is buffered."""

@@ -21,7 +21,7 @@ def run(*arguments, cwd=None):
 def test_help_teaches():
     done = run("--help")
     assert done.returncode == 0
-    for word in ("generate", "continue", "info", "--genre jazz"):
+    for word in ("generate", "continue", "space", "info", "--genre jazz", "32 bars"):
         assert word in done.stdout
 
 

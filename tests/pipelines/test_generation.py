@@ -9,7 +9,7 @@ from symusic import Score
 
 from partimento.pipelines import MidiGenerator
 from partimento.pipelines.generation import resolve_model
-from partimento.pipelines.instruments import EnterInstruments
+from partimento.pipelines.instruments import EnterInstruments, choose_programs
 from partimento.tokenization import MidiError, MidiProcessor
 
 
@@ -86,6 +86,19 @@ def test_every_bar_is_reported_once_and_in_order(generator):
     assert seen == {row: [(bar, 4) for bar in range(1, 5)] for row in (0, 1)}
 
 
+def test_finished_bars_are_handed_over_while_writing(generator):
+    seen = {0: [], 1: []}
+    pieces = generator.generate(
+        bars=4, num_outputs=2, seed=0, on_music=lambda row, bars, ids: seen[row].append((bars, ids))
+    )
+    for row, piece in enumerate(pieces):
+        assert [bars for bars, _ in seen[row]] == [1, 2, 3]
+        _, body = generator.processor.split_prefix(piece.ids)
+        for bars, ids in seen[row]:
+            assert ids == body[: len(ids)]
+            assert generator.processor.count_bars(ids) == bars
+
+
 def test_stop_keeps_the_finished_bars(generator):
     stop = threading.Event()
 
@@ -150,7 +163,7 @@ def test_a_primer_that_is_no_midi_is_refused(generator, tmp_path):
 def test_bars_wait_for_the_asked_instruments(generator):
     """A sampler that would end every bar at once still lets everyone in."""
     processor = generator.processor
-    enter = EnterInstruments(processor, ["piano", "drums"], deadline=2)
+    enter = EnterInstruments(processor, [range(8), [-1]], deadline=2)
     bar, position = processor.bar_token_id, processor.position_token_start
     scores = torch.zeros(1, len(processor.tokenizer))
     assert enter(torch.tensor([[1, bar]]), scores).isfinite().all(), "not due yet"
@@ -161,6 +174,80 @@ def test_bars_wait_for_the_asked_instruments(generator):
     due = enter(torch.tensor([[1, bar, bar]]), scores)
     assert not due[0, [bar, processor.eos_token_id]].isfinite().any()
     assert due[0, position].isfinite()
+
+
+def programs_by_family(score):
+    families = {}
+    for track in score.tracks:
+        if len(track.notes):
+            families.setdefault(-1 if track.is_drum else track.program // 8, set()).add(track.program)
+    return families
+
+
+def test_a_family_plays_with_the_usual_program_of_the_genre(generator):
+    for genre, guitar in (("metal", 30), ("jazz", 26)):
+        piece = generator.generate(genre=genre, instruments=["guitar", "drums"], bars=4, seed=2)[0]
+        assert programs_by_family(piece.score) == {3: {guitar}, -1: {0}}
+
+
+def test_a_named_program_plays_and_nothing_else_of_its_family(generator):
+    piece = generator.generate(genre="metal", instruments=["Nylon Guitar", "bass"], bars=4, seed=2)[0]
+    assert programs_by_family(piece.score)[3] == {24}
+    assert piece.conditions["instruments"] == ["guitar", "bass"]
+
+
+def test_what_is_refused_does_not_sound(generator):
+    piece = generator.generate(without=["drums", "piano", "Fingered Bass"], bars=6, seed=4)[0]
+    heard = {(-1 if track.is_drum else track.program) for track in piece.score.tracks}
+    assert heard
+    assert not heard & {-1, *range(8), 33}
+
+
+def test_an_asked_instrument_is_not_silent_for_long(generator):
+    for piece in generator.generate(instruments=["guitar", "organ", "drums"], bars=12, num_outputs=2, seed=5):
+        for track in piece.score.tracks:
+            onsets = sorted({note.time // 48 for note in track.notes})
+            assert onsets[0] <= 3
+            assert max(later - earlier for earlier, later in zip(onsets, [*onsets[1:], 12])) <= 3
+
+
+def test_a_silent_part_comes_back(generator):
+    processor = generator.processor
+    ids, bar = processor.vocabulary.ids, processor.bar_token_id
+    enter = EnterInstruments(processor, [[0], [32]], deadline=1, patience=2)
+    scores = torch.zeros(1, len(processor.tokenizer))
+
+    def note(program):
+        names = ("Position_0", f"Program_{program}", "Pitch_60", "Velocity_63", "Duration_1.0.12")
+        return [ids[name] for name in names if name in ids]
+
+    row = [1, bar, *note(0), *note(32), bar, *note(0), bar, *note(0)]
+    assert enter(torch.tensor([row]), scores).isfinite().all(), "two bars of rest are allowed"
+    row += [bar]
+    due = enter(torch.tensor([row]), scores)  # step by step
+    assert due.isfinite().nonzero()[:, 1].tolist() == [ids["Program_32"]]
+    again = EnterInstruments(processor, [[0], [32]], deadline=1, patience=2)(torch.tensor([row]), scores)  # at once
+    assert torch.equal(due, again)
+
+
+def test_choice_of_programs():
+    assert choose_programs(["organ"], genre="Blues") == {"organ": (16,)}, "not the harmonica, though more usual there"
+    assert choose_programs(["strings", "drums"]) == {"strings": (40,), "drums": (-1,)}
+    assert choose_programs(["violin", "Cello"]) == {"strings": (40, 42)}
+    assert choose_programs(["guitar", "nylon-guitar"]) == {"guitar": (24,)}
+    assert choose_programs(["guitar"], present=[25]) == {"guitar": (25,)}
+    assert choose_programs(["bass"], without=["Acoustic Bass"]) == {"bass": (33,)}
+    assert choose_programs(["bass"], one_program=False) == {"bass": tuple(range(32, 40))}
+    with pytest.raises(ValueError, match="contradict"):
+        choose_programs(["bass"], without=["bass"])
+    with pytest.raises(ValueError, match="Banjo"):
+        choose_programs(["banjoo"])
+
+
+def test_a_continuation_keeps_the_programs_of_its_primer(generator):
+    primer = generator.generate(instruments=["Steel Guitar", "drums"], bars=2, seed=1)[0]
+    piece = generator.continue_midi(primer.score, bars=3, instruments=["guitar"], genre="jazz", seed=1)[0]
+    assert programs_by_family(piece.score)[3] == {25}
 
 
 def test_a_long_primer_keeps_its_bar_numbers(generator, monkeypatch):
@@ -181,9 +268,9 @@ def test_a_long_primer_keeps_its_bar_numbers(generator, monkeypatch):
 
 def test_checkpoint_decides_what_is_not_said(generator):
     stored = generator.model.generation_config
-    left = generator._sampling(1, 0, None, None, None, None, None, None)
+    left = generator._sampling(1, 0, *[None] * 7)
     assert (left.top_p, left.temperature) == (stored.top_p, stored.temperature)
-    assert generator._sampling(1, 0, 0.5, 3, 0.7, None, None, None).top_k == 3
+    assert generator._sampling(1, 0, 0.5, 3, 0.7, *[None] * 4).top_k == 3
 
 
 def test_model_names(tmp_path):
