@@ -8,12 +8,28 @@ from partimento.modeling.museformer import (
     MuseformerForCausalLM,
     MuseformerModel,
 )
+from partimento.modeling.musicvae import MusicVAECache, MusicVAEConfig, MusicVAEModel
+from partimento.modeling.recurrent import RecurrentCache, RecurrentConfig, RecurrentForCausalLM, RecurrentModel
 
-try:  # the one place where models and tokenization meet: AutoProcessor finds the processor of a Museformer folder
-    from partimento.tokenization import MidiProcessor
+try:  # the one place where models and tokenization meet: AutoProcessor finds the processor of a model folder
+    from partimento.tokenization import MidiProcessor, MusicVAEProcessor
 except ImportError:  # without the MIDI libraries the models work on token ids
     pass
 else:
     AutoProcessor.register(MuseformerConfig, MidiProcessor, exist_ok=True)
+    AutoProcessor.register(MusicVAEConfig, MusicVAEProcessor, exist_ok=True)
+    AutoProcessor.register(RecurrentConfig, MidiProcessor, exist_ok=True)
 
-__all__ = ["MuseformerCache", "MuseformerConfig", "MuseformerForCausalLM", "MuseformerModel"]
+__all__ = [
+    "MuseformerCache",
+    "MuseformerConfig",
+    "MuseformerForCausalLM",
+    "MuseformerModel",
+    "MusicVAECache",
+    "MusicVAEConfig",
+    "MusicVAEModel",
+    "RecurrentCache",
+    "RecurrentConfig",
+    "RecurrentForCausalLM",
+    "RecurrentModel",
+]

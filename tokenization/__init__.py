@@ -20,11 +20,14 @@ from partimento.tokenization.errors import (
 from partimento.tokenization.grammar import Grammar
 from partimento.tokenization.grammar_logits import GrammarLogitsProcessor
 from partimento.tokenization.grammar_tables import GenerationConstraints
+from partimento.tokenization.grid_errors import MissingTrackError, PitchRangeError, PolyphonyError, WindowError
+from partimento.tokenization.processing_grid import GridWindows, MusicVAEProcessor
 from partimento.tokenization.processing_midi import MidiProcessor
 
 # AutoProcessor finds a saved processor by the name of its class among all registered ones. The key is looked up only
 # for folders without processor_config.json, where a model registers its config; here the class stands for itself.
 AutoProcessor.register(MidiProcessor, MidiProcessor, exist_ok=True)
+AutoProcessor.register(MusicVAEProcessor, MusicVAEProcessor, exist_ok=True)
 
 __all__ = [
     "FAMILY_PROGRAMS",
@@ -34,11 +37,17 @@ __all__ = [
     "Grammar",
     "GrammarError",
     "GrammarLogitsProcessor",
+    "GridWindows",
     "MidiError",
     "MidiParseError",
     "MidiProcessor",
     "MidiTooLongError",
+    "MissingTrackError",
+    "MusicVAEProcessor",
     "NoProgramLeftError",
     "NotMidiError",
+    "PitchRangeError",
+    "PolyphonyError",
     "TimeSignatureError",
+    "WindowError",
 ]

@@ -1,9 +1,13 @@
-"""Typed configuration of a training run: one YAML file, three groups, and a map of schedules.
+"""Typed configuration of a training run: one YAML file, five groups, and two maps of values for forward.
 
     model: {...}      ModelArguments: which architecture, which preset, start from scratch or from a folder
     data: {...}       DataArguments: corpus, crops, batches, augmentation
+    grids: {...}      GridArguments: windows on a grid in place of `data`, for MusicVAE
+    bptt: {...}       BpttArguments: whole songs in windows in place of crops, for recurrent models
     train: {...}      TrainArguments: optimiser, schedule, precision, validation, checkpoints
     schedules: {...}  name of a forward argument -> a schedule (see partimento.training.schedules)
+    validation_values: {...}  name of a forward argument -> its value in validation, where it shall not follow the
+                      schedule: figures of different updates can then be compared
 
 An unknown key or a value of the wrong type raises a ValueError that names the nearest valid key. Architecture belongs
 to the model's own configuration: `model.config` holds overrides of it and nothing of the other groups ever enters it.
@@ -19,6 +23,8 @@ from typing import Any, Literal
 
 import yaml
 
+from partimento.training.bptt_arguments import BpttArguments, validate_bptt_arguments
+from partimento.training.grid_arguments import GridArguments, validate_grid_arguments
 from partimento.training.schedules import LEARNING_RATE_SCHEDULES, make_value_schedule
 
 
@@ -104,8 +110,11 @@ class RunArguments:
 
     model: ModelArguments = field(default_factory=ModelArguments)
     data: DataArguments = field(default_factory=DataArguments)
+    grids: GridArguments = field(default_factory=GridArguments)
+    bptt: BpttArguments = field(default_factory=BpttArguments)
     train: TrainArguments = field(default_factory=TrainArguments)
     schedules: dict[str, Any] = field(default_factory=dict)
+    validation_values: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved configuration as plain values."""
@@ -178,8 +187,13 @@ def validate_arguments(arguments: RunArguments) -> None:
             f"train.max_updates {train.max_updates}: shorten them"
         )
     assert train.lr_schedule in LEARNING_RATE_SCHEDULES
+    validate_grid_arguments(arguments.grids)
+    validate_bptt_arguments(arguments.bptt, train.batches_per_update)
     for name, description in arguments.schedules.items():
         make_value_schedule(name, description)
+    for name, value in arguments.validation_values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"validation_values.{name} is {value!r}: expected a number")
 
 
 def nearest(name: str, choices: typing.Iterable[str]) -> str:

@@ -22,6 +22,9 @@ assert partimento.modeling
 def build_config(arguments: ModelArguments, processor: Any) -> PreTrainedConfig:
     """Return the configuration: preset, then what the vocabulary demands, then `model.config` overrides.
 
+    Args:
+        processor: knows what the vocabulary demands; `None` where the architecture itself fixes the ids.
+
     Raises:
         ValueError: unknown model type, preset without support, or an override that the configuration does not declare.
     """
@@ -34,7 +37,8 @@ def build_config(arguments: ModelArguments, processor: Any) -> PreTrainedConfig:
     for key in arguments.config:
         if key not in declared:
             raise ValueError(f"unknown key 'model.config.{key}': {nearest(key, declared)}")
-    values = {key: value for key, value in processor.model_config_kwargs().items() if key in declared}
+    facts = {} if processor is None else processor.model_config_kwargs()
+    values = {key: value for key, value in facts.items() if key in declared}
     values |= arguments.config
     if arguments.preset is None:
         return AutoConfig.for_model(arguments.model_type, **values)
@@ -65,6 +69,24 @@ def build_model(arguments: ModelArguments, processor: Any) -> PreTrainedModel:
         model.activation_checkpointing_enable()
     if model.can_generate():
         set_generation_defaults(model, processor, arguments.generation)
+    return model
+
+
+def build_grid_model(arguments: ModelArguments) -> PreTrainedModel:
+    """Return a model in fp32 whose configuration fixes its ids: new, or with the weights of `model.init_from`.
+
+    Raises:
+        ValueError: as `build_config`, or generation settings that do not exist.
+    """
+    auto_class = getattr(transformers, arguments.auto_class)
+    if arguments.init_from:
+        model = auto_class.from_pretrained(arguments.init_from, dtype=torch.float32, **arguments.config)
+    else:
+        model = auto_class.from_config(build_config(arguments, None), dtype=torch.float32)
+    if not hasattr(model.config, "tracks"):
+        raise ValueError(f"grids.corpus is given, but a {model.config.model_type} reads tokens: give data.corpus")
+    if unused := model.generation_config.update(**arguments.generation):
+        raise ValueError(f"unknown key 'model.generation.{next(iter(unused))}': see transformers.GenerationConfig")
     return model
 
 

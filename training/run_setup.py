@@ -13,8 +13,10 @@ import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 
-from partimento.tokenization import MidiProcessor
+from partimento.modeling import RecurrentForCausalLM
+from partimento.tokenization import MidiProcessor, MusicVAEProcessor
 from partimento.training.arguments import RunArguments, TrainArguments
+from partimento.training.bptt_data import WindowData
 from partimento.training.checkpointing import (
     CheckpointError,
     LoopState,
@@ -26,9 +28,12 @@ from partimento.training.checkpointing import (
     verify_checkpoint,
     write_atomically,
 )
-from partimento.training.model_setup import build_model
+from partimento.training.collapse_monitor import CollapseMonitor
+from partimento.training.grid_data import GridData
+from partimento.training.model_setup import build_grid_model, build_model
 from partimento.training.optimization import make_optimizer
 from partimento.training.run_log import RunLog
+from partimento.training.state_carry import StateCarry
 from partimento.training.token_data import TokenData
 from partimento.training.training_loop import TrainingLoop, is_sharded
 
@@ -59,6 +64,7 @@ FREE_SETTINGS = {
         "report_to",
     },
     "data": {"corpus", "num_workers"},
+    "grids": {"corpus"},
 }
 
 
@@ -91,21 +97,10 @@ def make_accelerator(arguments: RunArguments, expect_processes: int | None = Non
 
 def make_loop(arguments: RunArguments, accelerator: Accelerator) -> TrainingLoop:
     """Load data and processor, build model and optimiser, and join them to a loop."""
-    train, data_arguments = arguments.train, arguments.data
-    if data_arguments.corpus is None:
-        raise ValueError("data.corpus is not given: --set data.corpus=<folder made by prepare_data.py>")
+    train = arguments.train
     set_seed(train.seed)
-    processor = MidiProcessor.from_pretrained(Path(data_arguments.corpus) / "processor")
-    data = TokenData(
-        data_arguments,
-        processor,
-        seed=train.seed,
-        batches_per_update=train.batches_per_update,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-    )
-    data.epoch(0)  # a corpus too small for one update is named before the model is built
-    model = build_model(arguments.model, processor)
+    build = build_on_tokens if arguments.grids.corpus is None else build_on_grids
+    model, data, processor = build(arguments, accelerator)
     optimizer = make_optimizer(model, train)
     model, optimizer = accelerator.prepare(model, optimizer)
     if train.ema_decay and is_sharded(accelerator):
@@ -113,7 +108,58 @@ def make_loop(arguments: RunArguments, accelerator: Accelerator) -> TrainingLoop
     set_seed(train.seed, device_specific=True)  # same weights, different dropout
     facts = {"arguments": arguments.to_dict(), "data_hash": data.data_hash, "vocab_hash": processor.vocab_hash}
     log = RunLog(Path(train.output) / "log.jsonl" if accelerator.is_main_process else None)
-    return TrainingLoop(arguments, accelerator, model, optimizer, data, processor, log, facts)
+    monitor = None
+    if isinstance(data, GridData):
+        monitor = CollapseMonitor(accelerator.unwrap_model(model), data.validation_batches, accelerator.device)
+    carry = None
+    if isinstance(data, WindowData) and arguments.bptt.carry:
+        carry = StateCarry(accelerator, accelerator.unwrap_model(model).config.num_hidden_layers)
+    return TrainingLoop(arguments, accelerator, model, optimizer, data, processor, log, facts, monitor, carry)
+
+
+def build_on_tokens(arguments: RunArguments, accelerator: Accelerator) -> tuple[Any, TokenData, MidiProcessor]:
+    """Return model, data and processor of a run on token sequences."""
+    if arguments.data.corpus is None:
+        raise ValueError(
+            "data.corpus is not given: --set data.corpus=<folder made by prepare_data.py> (a MusicVAE takes "
+            "grids.corpus=<folder made by prepare_grids.py>)"
+        )
+    processor = MidiProcessor.from_pretrained(Path(arguments.data.corpus) / "processor")
+    settings = data_settings(arguments, accelerator)
+    if arguments.bptt.window:
+        data = WindowData(arguments.data, arguments.bptt, processor, **settings)
+    else:
+        data = TokenData(arguments.data, processor, **settings)
+    data.epoch(0)  # a corpus too small for one update is named before the model is built
+    model = build_model(arguments.model, processor)
+    if arguments.bptt.window and not isinstance(model, RecurrentForCausalLM):
+        raise ValueError(
+            f"bptt.window is {arguments.bptt.window}: windows need a recurrent model (model.model_type "
+            f"music_recurrent, not {arguments.model.model_type}); set it to 0 to train on crops"
+        )
+    return model, data, processor
+
+
+def build_on_grids(arguments: RunArguments, accelerator: Accelerator) -> tuple[Any, GridData, MusicVAEProcessor]:
+    """Return model, data and processor of a run on grid windows; the model's configuration fixes the ids."""
+    model = build_grid_model(arguments.model)
+    processor = MusicVAEProcessor.for_model(model.config)
+    data = GridData(arguments.grids, processor, **data_settings(arguments, accelerator))
+    data.epoch(0)
+    if accelerator.is_main_process:
+        for split in (data.train, data.validation):
+            print(f"{len(split)} windows of {len(split.names)} songs; {dict(split.counts)}", file=sys.stderr)
+    return model, data, processor
+
+
+def data_settings(arguments: RunArguments, accelerator: Accelerator) -> dict[str, int]:
+    """Return what all kinds of data need to know of the run."""
+    return {
+        "seed": arguments.train.seed,
+        "batches_per_update": arguments.train.batches_per_update,
+        "process": accelerator.process_index,
+        "processes": accelerator.num_processes,
+    }
 
 
 def start_or_resume(loop: TrainingLoop, resume: str, allow_resharding: bool = False) -> None:
@@ -189,12 +235,15 @@ def apply_raised_limits(state: LoopState, before: dict[str, Any], train: TrainAr
 def changed_settings(before: dict[str, Any], now: dict[str, Any], free: dict[str, set[str]]) -> list[str]:
     """Return `group.key: old -> new` for every setting that is not `free`."""
     changes = []
-    for group in ("model", "data", "train"):
+    for group in ("model", "data", "grids", "bptt", "train"):
+        if group not in before:  # a checkpoint from before there was such a group
+            continue
         for key, value in now[group].items():
             if key not in free.get(group, ()) and before[group].get(key) != value:
                 changes.append(f"{group}.{key}: {before[group].get(key)} -> {value}")
-    if before["schedules"] != now["schedules"]:
-        changes.append("schedules")
+    for name in ("schedules", "validation_values"):
+        if before.get(name, {}) != now[name]:
+            changes.append(name)
     return changes
 
 

@@ -141,6 +141,8 @@ class UpdateDataset(Dataset):
 class TokenData:
     """Training and validation batches of a corpus, as the loop asks for them."""
 
+    unit = "token"  # what `num_supervised` counts
+
     def __init__(
         self,
         arguments: DataArguments,

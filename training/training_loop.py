@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from tqdm import tqdm
 
 from partimento.training.arguments import RunArguments
 from partimento.training.checkpointing import LoopState, rotate_checkpoints, save_checkpoint
+from partimento.training.grid_data import GridData
 from partimento.training.model_setup import export_model, forward_names
 from partimento.training.optimization import MovingAverage, all_finite
 from partimento.training.run_log import RunLog
 from partimento.training.schedules import learning_rate, make_value_schedule
+from partimento.training.state_carry import StateCarry
 from partimento.training.token_data import Batch, TokenData
 from partimento.training.validation import ForwardCall, sum_over_processes, validate
 
@@ -38,20 +41,25 @@ class TrainingLoop:
         accelerator: Accelerator,
         model: torch.nn.Module,
         optimizer: Any,
-        data: TokenData,
+        data: TokenData | GridData,
         processor: Any,
         log: RunLog,
         facts: dict[str, Any],
+        monitor: Callable[[], dict[str, Any]] | None = None,
+        carry: StateCarry | None = None,
     ):
         self.arguments, self.train = arguments, arguments.train
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.data, self.processor, self.log, self.facts = data, processor, log, facts
+        self.monitor = monitor  # further figures of the main process, logged with every validation
+        self.carry = carry  # states handed from update to update, for windows of truncated back-propagation
         self.output = Path(self.train.output)
         self.state = LoopState()
         self.plain_model = accelerator.unwrap_model(model)
         names, any_keyword = forward_names(self.plain_model)
         self.call = ForwardCall(self.plain_model, names, any_keyword)
         self.call.check_schedules(arguments.schedules)
+        self.call.check_schedules(arguments.validation_values)
         self.schedules = {name: make_value_schedule(name, d) for name, d in arguments.schedules.items()}
         data.accepts_bar_offset = "bar_offset" in names
         self.average = MovingAverage(self.plain_model, self.train.ema_decay) if self.train.ema_decay else None
@@ -128,10 +136,11 @@ class TrainingLoop:
         # Accelerate divides by the accumulation steps and data parallelism by the processes; N already covers both.
         scale = accelerator.gradient_accumulation_steps * accelerator.num_processes
         values = {name: schedule(number) for name, schedule in self.schedules.items()}
+        carry = {} if self.carry is None else {"carry": self.carry}
         sums: dict[str, torch.Tensor] = {}
         for batch in batches:
             with accelerator.accumulate(self.model):
-                loss, terms = self.call(self.model, batch, accelerator.device, total, values)
+                loss, terms = self.call(self.model, batch, accelerator.device, total, values, **carry)
                 accelerator.backward(loss * scale)
             for name, value in {"loss": loss.detach().float(), **terms}.items():
                 sums[name] = sums[name] + value if name in sums else value
@@ -245,6 +254,7 @@ class TrainingLoop:
         """Validate, and keep the model in `best/` if it is the best so far."""
         state, train = self.state, self.train
         values = {name: schedule(max(1, state.update)) for name, schedule in self.schedules.items()}
+        values |= self.arguments.validation_values
         result = self.validate_once(values)
         if self.average is not None:
             self.average.swap(self.plain_model)
@@ -257,11 +267,14 @@ class TrainingLoop:
         else:
             state.validations_without_gain += 1
         state.last_validation = state.update
-        self.log.write("validation", state.update, **result, best=improved, validation_seconds=self.tick())
+        more = self.monitor() if self.monitor is not None and self.accelerator.is_main_process else {}
+        seconds = self.tick()
+        self.log.write("validation", state.update, **result, **more, best=improved, validation_seconds=seconds)
+        result |= {name: value for name, value in more.items() if isinstance(value, int | float)}
         self.accelerator.log({f"validation/{name}": value for name, value in result.items()}, step=state.update)
         if self.accelerator.is_main_process:
             self.progress.write(
-                f"update {state.update}: validation nll {result['nll']:.4f} nats/token, "
+                f"update {state.update}: validation nll {result['nll']:.4f} nats/{self.data.unit}, "
                 f"{result['nll_per_bar']:.2f} nats/bar{' (best)' if improved else ''}",
                 file=sys.stderr,
             )

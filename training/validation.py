@@ -11,6 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from partimento.training.bptt_data import WindowBatch
+from partimento.training.state_carry import StateCarry
 from partimento.training.token_data import Batch
 
 
@@ -31,16 +33,29 @@ class ForwardCall:
                 raise ValueError(f"schedules.{name}: forward of this model takes no such argument; remove the schedule")
 
     def __call__(
-        self, model: nn.Module, batch: Batch, device: torch.device, count: int, values: dict[str, float]
+        self,
+        model: nn.Module,
+        batch: Batch,
+        device: torch.device,
+        count: int,
+        values: dict[str, float],
+        carry: StateCarry | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return (loss, scalar terms): this batch's share of the mean over `count` supervised labels."""
+        """Return (loss, scalar terms): this batch's share of the mean over `count` supervised labels.
+
+        Args:
+            carry: gives and takes the states of a recurrent model, where `batch` goes on from an earlier one.
+        """
+        fixed = self.fixed if carry is None else {**self.fixed, **carry.inputs(cast(WindowBatch, batch))}
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
         if self.honours_count:
-            outputs = model(**inputs, **values, **self.fixed, num_items_in_batch=count)
+            outputs = model(**inputs, **values, **fixed, num_items_in_batch=count)
             loss = outputs.loss
         else:
-            outputs = model(**inputs, **values, **self.fixed)
+            outputs = model(**inputs, **values, **fixed)
             loss = outputs.loss * (batch.num_supervised / count)
+        if carry is not None:
+            carry.keep(cast(WindowBatch, batch), outputs.past_key_values)
         share = batch.num_supervised / count
         terms = {
             name: value.detach().float() * share

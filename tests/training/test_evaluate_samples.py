@@ -107,6 +107,12 @@ def test_what_was_not_asked_is_not_checked(processor):
     }
 
 
+def test_drums_have_no_key(processor):
+    request = Request("Jazz", ("drums",), bars=8, tempo=100.0, key="C-major", seed=0)
+    checks = check_sample(request, output_of(compose(processor, request)), processor, constrained=True).checks
+    assert {name for name, value in checks.items() if value is None} == {"key", "key_or_relative", "key_untransposed"}
+
+
 def test_empty_bars_and_silence(processor):
     ids = compose(processor, REQUEST, empty=(1, 2, 6))
     sample = check_sample(REQUEST, output_of(ids), processor, constrained=True)

@@ -1,0 +1,217 @@
+"""Requests, limits and running generations of the Composer Space; nothing here knows Gradio."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from partimento.pipelines import GeneratedMidi, MidiGenerator, PromptReader, PromptReading
+from partimento.tokenization import (
+    EmptyMidiError,
+    MidiError,
+    MidiParseError,
+    MidiTooLongError,
+    NotMidiError,
+    TimeSignatureError,
+)
+
+MAX_BARS, MAX_OUTPUTS, MAX_BARS_IN_ALL = 64, 4, 128
+MAX_UPLOAD_BYTES, MAX_UPLOAD_NOTES = 2_000_000, 20_000
+MAX_SECONDS = 600.0
+POLL = 0.25  # seconds between looks at a running generation
+Notes = list[list[float]]
+"""[program (-1 = drums), pitch, start in beats, length in beats, velocity] each."""
+
+
+class RequestError(ValueError):
+    """A request that cannot be fulfilled; the message is for the visitor and holds no path."""
+
+
+def notes_by_bar(score, num_bars: int) -> list[Notes]:
+    """The notes of a score in 4/4, one list per bar, each in the order of time."""
+    bars: list[Notes] = [[] for _ in range(num_bars)]
+    quarter = score.ticks_per_quarter
+    for track in score.tracks:
+        program = -1 if track.is_drum else track.program
+        notes = track.notes.numpy()
+        for time_, duration, pitch, velocity in zip(*(notes[k] for k in ("time", "duration", "pitch", "velocity"))):
+            bar = int(time_) // (4 * quarter)
+            if bar < num_bars:
+                note = [program, int(pitch), round(int(time_) / quarter, 4), round(int(duration) / quarter, 4)]
+                bars[bar].append([*note, int(velocity)])
+    for bar in bars:
+        bar.sort(key=lambda note: (note[2], note[0], note[1]))
+    return bars
+
+
+@dataclass
+class Run:
+    """One running generation and what it has written."""
+
+    total: int
+    """Bars per output that will be written."""
+    outputs: int
+    run_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    bars: list[list[Notes]] = field(default_factory=list)
+    """Finished bars per output, the primer's first."""
+    pieces: list[GeneratedMidi] = field(default_factory=list)
+    """The result, once it is there."""
+    primer_bars: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+
+    def written(self, output: int) -> int:
+        """Finished new bars of an output."""
+        return len(self.bars[output]) - self.primer_bars
+
+
+class Composer:
+    """A model, its prompt reader, and generations that can be watched and stopped."""
+
+    def __init__(self, generator: MidiGenerator):
+        self.generator, self.processor = generator, generator.processor
+        self.reader = PromptReader(generator.processor)
+        self.model_lock = threading.Lock()
+
+    def read(self, prompt: str) -> PromptReading:
+        """The prompt as it is understood."""
+        try:
+            return self.reader.read(prompt or "")
+        except ValueError as error:
+            raise RequestError(str(error).capitalize() + ".") from None
+
+    def labels(self, slot: str) -> list[str]:
+        """Labels the model knows for genre, artist or mood."""
+        return self.processor.labels(slot)
+
+    def compose(self, request: dict[str, Any], stop: threading.Event) -> Iterator[Run]:
+        """New pieces: yields the run after each bar, and at least every quarter of a second. The last has pieces."""
+        self._check(request)
+        run = Run(int(request["bars"]), int(request["num_outputs"]))
+        run.bars = [[] for _ in range(run.outputs)]
+        yield from self._watch(run, stop, lambda **how: self.generator.generate(**request, **how))
+
+    def proceed(self, midi: bytes, request: dict[str, Any], stop: threading.Event) -> Iterator[Run]:
+        """More bars after a MIDI file; else as `compose`. The primer's notes are the first bars of each output."""
+        self._check(request)
+        primer = self.primer(midi)
+        run = Run(int(request["bars"]), int(request["num_outputs"]), primer_bars=primer.num_bars)
+        run.bars = [notes_by_bar(primer.to_score(), primer.num_bars) for _ in range(run.outputs)]
+        yield from self._watch(run, stop, lambda **how: self.generator.continue_midi(midi, **request, **how))
+
+    def primer(self, midi: bytes):
+        """The piece in an uploaded file, checked against the limits."""
+        if len(midi) > MAX_UPLOAD_BYTES:
+            raise RequestError(f"The file has {len(midi):,} bytes; the limit is {MAX_UPLOAD_BYTES:,}.")
+        with _plain_words():
+            piece = self.processor.load_piece(midi)
+        if piece.num_notes > MAX_UPLOAD_NOTES:
+            raise RequestError(f"The file has {piece.num_notes:,} notes; the limit is {MAX_UPLOAD_NOTES:,}.")
+        return piece
+
+    def _check(self, request: dict[str, Any]) -> None:
+        try:
+            bars, outputs = int(request["bars"]), int(request["num_outputs"])
+        except (TypeError, ValueError):
+            raise RequestError("Bars and outputs must be whole numbers.") from None
+        if not 1 <= bars <= MAX_BARS or not 1 <= outputs <= MAX_OUTPUTS:
+            raise RequestError(f"Choose 1 to {MAX_BARS} bars and 1 to {MAX_OUTPUTS} outputs.")
+        if bars * outputs > MAX_BARS_IN_ALL:
+            raise RequestError(f"{bars} bars × {outputs} outputs exceeds the limit of {MAX_BARS_IN_ALL} bars.")
+
+    def _watch(self, run: Run, stop: threading.Event, write: Callable[..., list[GeneratedMidi]]) -> Iterator[Run]:
+        """Runs `write` in a thread; however this iterator ends, the thread is told to stop."""
+        news: queue.Queue = queue.Queue()
+
+        def on_music(output: int, bars: int, ids: list[int]) -> None:
+            score = self.processor.decode(ids)
+            news.put((output, bars, notes_by_bar(score, bars)))
+
+        def work() -> None:
+            try:
+                with self.model_lock:
+                    news.put(write(on_music=on_music, stop=stop, max_seconds=MAX_SECONDS))
+            except BaseException as error:  # it is raised again by the reader of the queue
+                news.put(error)
+
+        started = time.monotonic()
+        threading.Thread(target=work, daemon=True, name=f"composer-{run.run_id}").start()
+        try:
+            while True:
+                try:
+                    item = news.get(timeout=POLL)
+                except queue.Empty:
+                    item = None
+                run.seconds = time.monotonic() - started
+                if isinstance(item, BaseException):
+                    with _plain_words():
+                        raise item
+                if isinstance(item, list):
+                    self._finish(run, item)
+                    yield run
+                    return
+                if item is not None:
+                    output, bars, notes = item
+                    written = run.written(output)
+                    shift = 4.0 * run.primer_bars
+                    run.bars[output] += [
+                        [[p, pitch, start + shift, length, velocity] for p, pitch, start, length, velocity in bar]
+                        for bar in notes[written:bars]
+                    ]
+                yield run
+        finally:
+            stop.set()
+
+    @staticmethod
+    def _finish(run: Run, pieces: list[GeneratedMidi]) -> None:
+        run.pieces = pieces
+        run.stopped = not all(piece.complete for piece in pieces)
+        run.bars = [notes_by_bar(piece.score, piece.num_bars) for piece in pieces]
+
+
+class _plain_words:  # noqa: N801 - a context manager, used like a function
+    """Errors of the input as sentences for the visitor; errors of the program as one that says nothing about it."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> bool:
+        if error is None or isinstance(error, RequestError):
+            return False
+        raise RequestError(sentence_for(error)) from None
+
+
+def sentence_for(error: BaseException) -> str:
+    """What a visitor is told of an error."""
+    if isinstance(error, EmptyMidiError):
+        return "This MIDI contains no notes."
+    if isinstance(error, (MidiParseError, NotMidiError)):
+        return "This file could not be read as MIDI. It may be damaged; export it again as Standard MIDI (.mid)."
+    if isinstance(error, TimeSignatureError):
+        return f"This model works in 4/4; the file {error.reason}."
+    if isinstance(error, MidiTooLongError):
+        return f"The file {error.reason}."
+    if isinstance(error, MidiError):
+        return f"This file cannot be used: it {error.reason}."
+    if isinstance(error, ValueError):
+        text = str(error)
+        return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    return "Something went wrong on our side. Please try again."
+
+
+def load_composer(model: str | None = None, fallback: str | Path = "museformer-small") -> tuple[Composer, str]:
+    """(composer, a line about its model): the Hub model `model`, or the embedded one where that cannot be had."""
+    if model:
+        try:
+            return Composer(MidiGenerator.from_pretrained(model)), f"Model {model}"
+        except (OSError, ValueError):
+            note = f"The model {model} could not be loaded; this is the embedded one. "
+            generator = MidiGenerator.from_pretrained(fallback)
+            return Composer(generator), note + f"Model {fallback}"
+    return Composer(MidiGenerator.from_pretrained(fallback)), f"Model {fallback} (embedded)"

@@ -1,0 +1,98 @@
+"""Files to take home: MIDI, one MIDI per track, JSON with the request, WAV."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from pathlib import Path
+
+from symusic import Score
+
+from partimento.pipelines import GeneratedMidi
+
+SOUNDFONTS = ("/usr/share/sounds/sf2", "/usr/share/soundfonts")
+NO_WAV = "WAV needs fluidsynth and a soundfont. The .mid download and browser playback still work."
+_RENDER_SECONDS = 60
+
+
+def file_name(genre: str | None, seed: int, number: int, ending: str) -> str:
+    """`composer_<genre>_<seed>_<n>.<ending>`, letters, digits and hyphens only."""
+    label = re.sub(r"[^a-z0-9]+", "-", (genre or "any").lower()).strip("-") or "any"
+    return f"composer_{label}_{seed}_{number}.{ending}"
+
+
+def midi_bytes(piece: GeneratedMidi) -> bytes:
+    """The piece as a Standard MIDI File."""
+    with tempfile.TemporaryDirectory() as folder:
+        return piece.save(Path(folder) / "piece.mid").read_bytes()
+
+
+def data_url(midi: bytes) -> str:
+    """A `data:` URL for the player of the page."""
+    return "data:audio/midi;base64," + base64.b64encode(midi).decode("ascii")
+
+
+def stems(midi: bytes, name: str) -> bytes:
+    """A zip with one MIDI file per track, tempo and metre in each."""
+    whole, archive = Score.from_midi(midi), io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for number, track in enumerate(whole.tracks, 1):
+            single = whole.copy()
+            single.tracks = [track.copy()]
+            label = re.sub(r"[^A-Za-z0-9]+", "-", track.name or ("Drums" if track.is_drum else "Track")).strip("-")
+            zipped.writestr(f"{name}_{number:02d}_{label}.mid", single.dumps_midi())
+    return archive.getvalue()
+
+
+def settings_json(version: dict) -> bytes:
+    """Prompt, conditions, seed and model of a version."""
+    names = ("prompt", "action", "request", "seed", "model", "measured", "parent", "id")
+    return json.dumps({name: version.get(name) for name in names}, indent=2, ensure_ascii=False).encode()
+
+
+def write_download(folder: Path, name: str, data: bytes) -> str:
+    """Writes a download and returns where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_bytes(data)
+    return str(path)
+
+
+def soundfont() -> Path | None:
+    """`SOUNDFONT`, or the first .sf2 of the system's folders."""
+    named = os.environ.get("SOUNDFONT")
+    if named:
+        return Path(named) if Path(named).is_file() else None
+    return next((path for folder in SOUNDFONTS for path in sorted(Path(folder).glob("*.sf2"))), None)
+
+
+def can_render() -> bool:
+    """Whether WAV can be made here."""
+    return shutil.which("fluidsynth") is not None and soundfont() is not None
+
+
+def render_wav(midi: bytes) -> bytes:
+    """Sound of a MIDI file, 44.1 kHz stereo.
+
+    Raises:
+        OSError: no fluidsynth or soundfont, or it did not finish within a minute.
+    """
+    program, font = shutil.which("fluidsynth"), soundfont()
+    if program is None or font is None:
+        raise OSError(NO_WAV)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "in.mid", Path(folder) / "out.wav"
+        source.write_bytes(midi)
+        command = [program, "-ni", "-q", "-r", "44100", "-F", str(target), str(font), str(source)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=_RENDER_SECONDS)
+            return target.read_bytes()
+        except (subprocess.SubprocessError, FileNotFoundError):
+            raise OSError("The sound could not be rendered.") from None

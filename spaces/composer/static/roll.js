@@ -1,0 +1,124 @@
+// Piano rolls on canvas: one per output, growing while the bars arrive, with a playhead that follows the player.
+// Runs inside a gr.HTML component: `element`, `props` and `watch` come from Gradio.
+const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#2A8FBD", "#7A5195", "#8C564B"];
+const NAMES = ["C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B"];
+const pitchName = (pitch) => NAMES[pitch % 12] + (Math.floor(pitch / 12) - 1);
+let playhead = -1; // in beats
+
+function programsOf(output) {
+  const found = [];
+  for (const bar of output.bars) for (const note of bar) if (!found.includes(note[0])) found.push(note[0]);
+  return found.sort((a, b) => (a < 0) - (b < 0) || a - b);
+}
+
+function summary(output) {
+  const notes = output.bars.flat();
+  if (!notes.length) return output.bars.length + " bars, no notes yet";
+  const pitched = notes.filter((note) => note[0] >= 0).map((note) => note[1]);
+  const range = pitched.length ? `, ${pitchName(Math.min(...pitched))}–${pitchName(Math.max(...pitched))}` : "";
+  return `${output.bars.length} bars, ${programsOf(output).length} tracks, ${notes.length} notes${range}`;
+}
+
+function pattern(context, colour, index) {
+  if (index < COLOURS.length) return colour;
+  const tile = document.createElement("canvas");
+  tile.width = tile.height = 6;
+  const pen = tile.getContext("2d");
+  pen.fillStyle = colour; pen.fillRect(0, 0, 6, 6);
+  pen.strokeStyle = "#fff"; pen.beginPath(); pen.moveTo(0, 6); pen.lineTo(6, 0); pen.stroke();
+  return context.createPattern(tile, "repeat");
+}
+
+function draw(canvas, output, names) {
+  const width = canvas.clientWidth, height = canvas.clientHeight, scale = window.devicePixelRatio || 1;
+  if (!width) return;
+  canvas.width = width * scale; canvas.height = height * scale;
+  const pen = canvas.getContext("2d");
+  pen.scale(scale, scale);
+  const style = getComputedStyle(canvas), ink = style.color;
+  const left = 34, bottom = 16, total = Math.max(output.total, output.bars.length, 1), beats = 4 * total;
+  const notes = output.bars.flat(), pitches = notes.map((note) => note[1]);
+  const low = Math.min(36, ...pitches) - 1, high = Math.max(84, ...pitches) + 2;
+  const x = (beat) => left + (beat / beats) * (width - left - 4);
+  const y = (pitch) => (1 - (pitch - low) / (high - low)) * (height - bottom);
+  pen.font = "11px sans-serif"; pen.fillStyle = ink; pen.strokeStyle = ink;
+  if (output.primer) {
+    pen.globalAlpha = 0.08; pen.fillRect(x(0), 0, x(4 * output.primer) - x(0), height - bottom); pen.globalAlpha = 1;
+  }
+  const step = Math.max(1, Math.ceil((total * 26) / (width - left)));
+  for (let bar = 0; bar <= total; bar++) {
+    pen.globalAlpha = bar % step ? 0.1 : 0.3;
+    pen.beginPath(); pen.moveTo(x(4 * bar), 0); pen.lineTo(x(4 * bar), height - bottom); pen.stroke();
+    pen.globalAlpha = 1;
+    if (bar % step === 0 && bar < total) pen.fillText(String(bar + 1), x(4 * bar) + 2, height - 4);
+  }
+  for (let pitch = Math.ceil(low / 12) * 12; pitch < high; pitch += 12) {
+    pen.globalAlpha = 0.2;
+    pen.beginPath(); pen.moveTo(left, y(pitch)); pen.lineTo(width, y(pitch)); pen.stroke();
+    pen.globalAlpha = 1;
+    pen.fillText(pitchName(pitch), 2, y(pitch) + 4);
+  }
+  const tracks = programsOf(output), thick = Math.max(2, (height - bottom) / (high - low) - 0.5);
+  tracks.forEach((program, index) => {
+    pen.fillStyle = program < 0 ? ink : pattern(pen, COLOURS[index % COLOURS.length], index);
+    for (const [which, pitch, start, length, velocity] of notes) {
+      if (which !== program) continue;
+      pen.globalAlpha = 0.45 + 0.55 * (velocity / 127);
+      const wide = program < 0 ? 2.5 : Math.max(2, x(start + length) - x(start) - 0.7);
+      pen.fillRect(x(start), y(pitch) - thick / 2, wide, thick);
+    }
+  });
+  pen.globalAlpha = 1;
+  if (playhead >= 0 && output.playing) {
+    pen.globalAlpha = 0.15; pen.fillStyle = "#D55E00";
+    const bar = Math.floor(playhead / 4) * 4;
+    pen.fillRect(x(bar), 0, x(bar + 4) - x(bar), height - bottom);
+    pen.globalAlpha = 1; pen.strokeStyle = "#D55E00"; pen.lineWidth = 2;
+    pen.beginPath(); pen.moveTo(x(playhead), 0); pen.lineTo(x(playhead), height - bottom); pen.stroke();
+  }
+  canvas.dataset.notes = notes.length;
+  canvas.dataset.bars = output.bars.length;
+  canvas.dataset.playhead = playhead;
+}
+
+function legend(output, names) {
+  return programsOf(output).map((program, index) => {
+    const colour = program < 0 ? "currentColor" : COLOURS[index % COLOURS.length];
+    const stripes = index >= COLOURS.length ? ` style="border:1px dashed"` : "";
+    return `<span class="key"${stripes}><i style="background:${colour}"></i>${names[String(program)] || program}</span>`;
+  }).join(" ");
+}
+
+function render() {
+  const holder = element.querySelector(".rolls"), value = props.value;
+  if (!holder || !value || !value.outputs) return;
+  while (holder.children.length > value.outputs.length) holder.lastChild.remove();
+  while (holder.children.length < value.outputs.length) {
+    const figure = document.createElement("figure");
+    figure.innerHTML = `<figcaption></figcaption><canvas role="img"></canvas><div class="legend"></div>`;
+    holder.append(figure);
+  }
+  value.outputs.forEach((output, index) => {
+    const [caption, canvas, keys] = holder.children[index].children, text = summary(output);
+    output.playing = index === value.selected;
+    caption.textContent = `Output ${index + 1}: ${output.caption} · ${text}`;
+    canvas.setAttribute("aria-label", `Piano roll of output ${index + 1}: ${text}`);
+    keys.innerHTML = legend(output, value.names);
+    draw(canvas, output, value.names);
+  });
+}
+
+function connect(player) {
+  if (!player || player.dataset.connected) return;
+  player.dataset.connected = "1";
+  const tempo = () => (props.value && props.value.tempo) || 120;
+  player.addEventListener("note", (event) => {
+    playhead = (event.detail.note.startTime * tempo()) / 60; render();
+  });
+  player.addEventListener("stop", () => { playhead = -1; render(); });
+}
+
+watch("value", () => { connect(document.querySelector("midi-player")); render(); });
+new ResizeObserver(() => render()).observe(element);
+connect(document.querySelector("midi-player"));
+render();

@@ -1,0 +1,81 @@
+"""Is the latent code used? Figures of a variational autoencoder on held-out batches.
+
+KL in bits, in total and per dimension; active units by both usual criteria, mean sigma < 0.98 and variance of
+mu > 0.01 (Burda et al. 2016); and how many nats a sequence costs more when the codes are shuffled within the batch:
+zero means that the decoder ignores them.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from partimento.training.token_data import Batch
+from partimento.training.validation import preserved_random_state
+
+COLLAPSED_BITS = 1.0
+
+
+@torch.no_grad()
+def latent_figures(model: Any, batches: Iterable[Batch], device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The figures, over all rows of `batches`; the model is left in its mode, random states as they were."""
+    mus, sigmas, gaps = [], [], []
+    training = model.training
+    model.eval()
+    with preserved_random_state():
+        for batch in batches:
+            if not batch.num_supervised:
+                continue
+            ids = batch.inputs["input_ids"].to(device)
+            mu, sigma, _ = model.encode(ids)
+            mus.append(mu.double().cpu())
+            sigmas.append(sigma.double().cpu())
+            gaps.append(shuffled_gap(model, ids, mu).cpu())
+    model.train(training)
+    mu, sigma = torch.cat(mus), torch.cat(sigmas)
+    bits = (0.5 * (mu**2 + sigma**2 - 1 - 2 * sigma.log())).mean(0) / math.log(2)
+    return {
+        "kl_bits": float(bits.sum()),
+        "kl_bits_per_dim": [round(float(value), 4) for value in bits],
+        "active_by_sigma": int((sigma.mean(0) < 0.98).sum()),
+        "active_by_variance": int((mu.var(0) > 0.01).sum()) if len(mu) > 1 else 0,
+        "shuffled_nll_gap": float(torch.cat(gaps).double().mean()),
+    }
+
+
+def shuffled_gap(model: Any, ids: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """Nats `[B]` that each sequence costs more with the code of its neighbour in the batch."""
+    sequences = ids.reshape(len(ids), model.config.num_steps, -1)
+    costs = []
+    for codes in (z.roll(1, 0), z):
+        logits = model.decoder(sequences, model.decoder.segment_latents(codes.to(model.dtype)))
+        costs.append(model.track_nll(logits, sequences).sum(-1))
+    return costs[0] - costs[1]
+
+
+class CollapseMonitor:
+    """Called at every validation; warns when the KL is below one bit twice in a row.
+
+    Args:
+        model: a MusicVAE.
+        batches: gives held-out batches.
+        max_batches: how many of them are looked at.
+    """
+
+    def __init__(self, model: Any, batches: Callable[[], Iterable[Batch]], device: Any, max_batches: int = 8):
+        self.model, self.batches, self.device, self.max_batches = model, batches, device, max_batches
+        self.low_in_a_row = 0
+
+    def __call__(self) -> dict[str, Any]:
+        """Figures of the model as it is now."""
+        figures = latent_figures(self.model, (b for _, b in zip(range(self.max_batches), self.batches())), self.device)
+        self.low_in_a_row = self.low_in_a_row + 1 if figures["kl_bits"] < COLLAPSED_BITS else 0
+        if self.low_in_a_row >= 2:
+            warnings.warn(
+                f"posterior collapse: the KL is {figures['kl_bits']:.3f} bits for {self.low_in_a_row} validations; "
+                "lower beta, slow its schedule or give free bits",
+                stacklevel=2,
+            )
+        return figures
