@@ -31,7 +31,7 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## install, then write a multi-track MIDI file and its piano roll from the embedded checkpoint
-	$(BIN)/partimento generate --genre jazz --instruments piano,bass,drums --bars 16 --seed 3 -o $(DEMO) --piano-roll
+	$(BIN)/partimento generate --genre jazz --instruments piano,bass,drums --bars 16 --seed 2 -o $(DEMO) --piano-roll
 	$(BIN)/partimento info $(DEMO)
 
 test: $(VENV)/.dev   ## install, then run the test suite

@@ -169,7 +169,7 @@ class MidiGenerator:
                 estimated key to the asked one, or to the relative where major and minor differ.
             tempo: beats per minute, nearest of 32 values between 24 and 200.
             instruments: General MIDI families ("piano", "bass", "drums", ...) or programs ("nylon guitar"); nothing
-                else will sound. Each of them will have entered after a quarter of the bars, and is never silent for
+                else will sound. Each of them will have entered after an eighth of the bars, and is never silent for
                 more than two bars from then on.
             without: families or programs that may not sound.
             one_program: a family plays with one program: the one that is usual in the training songs of the genre.
@@ -295,11 +295,11 @@ class MidiGenerator:
     def _keep_to(
         self, task: _Task, parts: Mapping[str, Sequence[int]], without: Sequence[str], last_prompt_bar: int
     ) -> None:
-        """Lets only the programs of `parts` sound, and each part from a quarter of the new bars on."""
+        """Lets only the programs of `parts` sound, and each part from an eighth of the new bars on."""
         allowed = task.constraints.allowed_programs
         if parts:
             allowed = {program for programs in parts.values() for program in programs}
-            deadline = last_prompt_bar + task.bars // 4 + 1
+            deadline = last_prompt_bar + task.bars // 8 + 1
             task.processors = [EnterInstruments(self.processor, list(parts.values()), deadline, _PATIENCE)]
         if without:
             taken = {program for name in without for program in programs_of(name)[1]}
