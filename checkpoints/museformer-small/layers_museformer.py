@@ -56,7 +56,7 @@ class MuseformerAttention(nn.Module):
         probability = self.attention_dropout if self.training else 0.0
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(plan.backend, eager_attention)
 
-        query, key_value = F.linear(content, self.qkv_proj.weight, self.content_bias).split([d, 2 * d], -1)
+        query, key_value = self._project(content, self.content_bias)
         if plan.is_step:
             key, value = past_key_values.append(self.layer_idx, key_value[:, 0])
             query = self._heads(query)
@@ -94,6 +94,12 @@ class MuseformerAttention(nn.Module):
         output = self.out_proj(output.flatten(2))
         return output, weights, None if summary is None else self.out_proj(summary)
 
+    def _project(self, states, bias):
+        """q `[..., d]` and k, v `[..., 2 d]`; through the module, so that adapters on it act."""
+        d = states.shape[-1]
+        projected = self.qkv_proj(states)
+        return (projected + bias.to(projected.dtype)).split([d, 2 * d], -1)
+
     def _heads(self, states):
         """`[B, n, d]` to `[B, h, n, d / h]`."""
         return states.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
@@ -101,7 +107,7 @@ class MuseformerAttention(nn.Module):
     def summarise(self, summary, key_value, plan, probability):
         """Step A: `[B, s, d]`."""
         rows, s, d = summary.shape
-        query, own = F.linear(summary, self.qkv_proj.weight, self.summary_bias).split([d, 2 * d], -1)
+        query, own = self._project(summary, self.summary_bias)
         key, value = torch.cat([own, key_value.to(own.dtype)], 1).split(d, -1)
         if plan.backend == "eager":
             query, key, value = self._heads(query), self._heads(key), self._heads(value)
