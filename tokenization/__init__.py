@@ -23,14 +23,17 @@ from partimento.tokenization.grammar_tables import GenerationConstraints
 from partimento.tokenization.grid_errors import MissingTrackError, PitchRangeError, PolyphonyError, WindowError
 from partimento.tokenization.processing_grid import GridWindows, MusicVAEProcessor
 from partimento.tokenization.processing_midi import MidiProcessor
+from partimento.tokenization.processing_roll import DenseVAEProcessor, RollWindows
 
 # AutoProcessor finds a saved processor by the name of its class among all registered ones. The key is looked up only
 # for folders without processor_config.json, where a model registers its config; here the class stands for itself.
 AutoProcessor.register(MidiProcessor, MidiProcessor, exist_ok=True)
 AutoProcessor.register(MusicVAEProcessor, MusicVAEProcessor, exist_ok=True)
+AutoProcessor.register(DenseVAEProcessor, DenseVAEProcessor, exist_ok=True)
 
 __all__ = [
     "FAMILY_PROGRAMS",
+    "DenseVAEProcessor",
     "DroppedTracksWarning",
     "EmptyMidiError",
     "GenerationConstraints",
@@ -48,6 +51,7 @@ __all__ = [
     "NotMidiError",
     "PitchRangeError",
     "PolyphonyError",
+    "RollWindows",
     "TimeSignatureError",
     "WindowError",
 ]

@@ -19,7 +19,9 @@ from partimento.tokenization.reading import MidiSource, read_score
 STEPS_PER_BEAT = 4
 STEPS_PER_BAR = 16
 MAX_BARS = 20_000
-METRE_REMEDY = "Only 4/4 (also written 2/2 or 8/8) has bars of 16 sixteenths; any_metre=True cuts without bar lines"
+METRE_REMEDY = (
+    "Only 4/4 (also written 2/2 or 8/8) has bars of 16 sixteenths; any_metre (--any-metre) cuts without bar lines"
+)
 MELODY_NAMES = re.compile(r"\b(melody|melodie|vocals?|voice|voix|lead|solo|tune|chant)\b", re.IGNORECASE)
 
 
@@ -148,6 +150,12 @@ def choose_line(parts: list[GridPart], num_steps: int, policy: str = "skyline") 
         return make_line(Notes.concatenate([part.notes for part in parts]), num_steps)
     if policy != "track":
         raise ValueError(f"monophony={policy!r} is unknown; choose skyline, lowest or track")
+    part = choose_part(parts, num_steps)
+    return make_line(part.notes if part else Notes.concatenate([]), num_steps)
+
+
+def choose_part(parts: list[GridPart], num_steps: int) -> GridPart | None:
+    """The track that policy `track` of `choose_line` takes; None where there are none."""
     named = [part for part in parts if MELODY_NAMES.search(part.name)]
     best, best_score = None, (-1.0, -1.0)
     for part in named or parts:
@@ -155,8 +163,8 @@ def choose_line(parts: list[GridPart], num_steps: int, policy: str = "skyline") 
         bars = len(np.unique(part.notes.starts // STEPS_PER_BAR)) / max(1, num_steps // STEPS_PER_BAR)
         score = (bars * (1 - line.num_dropped / max(1, line.num_notes)), float(part.notes.pitches.mean()))
         if score > best_score:
-            best, best_score = line, score
-    return best if best is not None else make_line(Notes.concatenate([]), num_steps)
+            best, best_score = part, score
+    return best
 
 
 def drum_line(parts: list[GridPart], num_steps: int) -> Line:

@@ -1,13 +1,16 @@
 """Typed settings of training on grid windows: the group `grids` of a recipe."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass
 class GridArguments:
-    """What a MusicVAE is trained on. A row is one window of the model's number of bars."""
+    """What a MusicVAE or a dense VAE is trained on. A row is one window of the model's number of bars."""
 
     corpus: str | None = None  # a folder made by prepare_grids.py; None: the model is trained on tokens, see `data`
+    roll: Literal["", "drums", "melody", "piano_roll"] = ""  # the grid of a dense VAE, see DenseVAEProcessor
+    num_bars: int = 1  # bars of a window of that grid; a MusicVAE's stand in its configuration
     train_split: str = "train"
     validation_split: str = "validation"
     rows_per_batch: int = 128  # windows of one micro-batch
@@ -22,7 +25,7 @@ class GridArguments:
 
 def validate_grid_arguments(grids: GridArguments) -> None:
     """Check the values. Raises ValueError naming the argument, the value and the remedy."""
-    for name in ("rows_per_batch", "hop"):
+    for name in ("rows_per_batch", "hop", "num_bars"):
         if getattr(grids, name) < 1:
             raise ValueError(f"grids.{name} is {getattr(grids, name)}: it must be positive")
     for name in ("min_onsets", "windows_per_song", "validation_windows"):
