@@ -1,4 +1,4 @@
-"""The `partimento` command: generate, continue, space, info."""
+"""The `partimento` command: generate, continue, interpolate, vary, sample, attribute, space, info."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from partimento.pipelines.cli_loops import LOOP_COMMANDS, LOOP_EXAMPLES, add_loop_commands, run_loop_command
+from partimento.pipelines.cli_output import check_output, numbered, picture_path
+
 DEFAULT_BARS = 16
 DEFAULT_MODEL = "museformer-small"  # not imported: `--help` should not wait for torch
 
-_EXAMPLES = """examples:
+_EXAMPLES = f"""examples:
   partimento generate "a slow sad jazz trio with piano, bass and drums, 32 bars"
   partimento generate "tango en re menor con bandoneón y violín, sin batería, a 110" -o tango.mid
   partimento generate --genre jazz --instruments piano,bass,drums --bars 16 --seed 7 -o out.mid
   partimento generate --genre blues --tempo 96 --key A-minor -n 4 --piano-roll -o out/blues.mid
   partimento continue in.mid --bars 8 -o longer.mid
-  partimento space composer
+{LOOP_EXAMPLES}  partimento space composer
+  partimento space loops
   partimento info museformer-small
   partimento info out.mid --json
 """
@@ -38,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"partimento {version('partimento')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{generate,continue,space,info}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     generate = commands.add_parser(
         "generate", help="write a new piece from a text or from genre, instruments, tempo, ..."
@@ -68,8 +72,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_sampling(proceed)
 
+    add_loop_commands(commands)
+
     space = commands.add_parser("space", help="start a Space on this machine, offline, in a browser")
-    space.add_argument("name", choices=["composer"], help="which one")
+    space.add_argument("name", choices=["composer", "loops"], help="which one")
     space.add_argument("--port", type=int, help="default: the first free one from 7860 on")
 
     info = commands.add_parser("info", help="tell what a MIDI file or a model is")
@@ -111,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _info(options)
         if options.command == "space":
             return _space(options)
+        if options.command in LOOP_COMMANDS:
+            return run_loop_command(options)
         return _write(options)
     except (ValueError, OSError, ImportError) as error:
         print(f"partimento {options.command}: {error}", file=sys.stderr)
@@ -128,10 +136,7 @@ def _write(options: argparse.Namespace) -> int:
 
     from partimento.pipelines.generation import MidiGenerator
 
-    if options.output.is_dir():
-        raise ValueError(f"{options.output}: this is a folder; name the MIDI file to write")
-    if options.piano_roll and find_spec("matplotlib") is None:
-        raise ValueError("--piano-roll needs matplotlib: pip install 'partimento[plot]'")
+    check_output(options.output, options.piano_roll)
     disable_progress_bar()
     say = (lambda *_: None) if options.quiet else (lambda text: print(text, file=sys.stderr))
     generator = MidiGenerator.from_pretrained(options.model, device=options.device)
@@ -149,7 +154,7 @@ def _write(options: argparse.Namespace) -> int:
     say(f"seed {pieces[0].seed}, {pieces[0].seconds:.1f} s")
     finished = []
     for number, piece in enumerate(pieces, 1):
-        path = _numbered(options.output, number, len(pieces))
+        path = numbered(options.output, number, len(pieces))
         if piece.score.note_num():
             piece.save(path)
             finished.append((number, path, piece))
@@ -159,9 +164,7 @@ def _write(options: argparse.Namespace) -> int:
         print(path)
         say(f"  {_summary(piece)}" + ("" if piece.complete else "  (ended early)"))
         if options.piano_roll:
-            picture = path.with_suffix(".png")
-            if options.piano_roll is not True:
-                picture = _numbered(options.piano_roll, number, len(pieces))
+            picture = picture_path(path, options.piano_roll, number, len(pieces))
             piece.piano_roll(picture)
             print(picture)
     return 0 if finished else 130
@@ -184,10 +187,6 @@ def _wishes(options: argparse.Namespace, generator, say) -> dict:
         if "instruments" in given and "without" not in given:
             wishes.pop("without", None)
     return wishes | given
-
-
-def _numbered(path: Path, number: int, total: int) -> Path:
-    return path if total == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
 
 
 def _summary(piece) -> str:

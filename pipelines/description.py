@@ -6,10 +6,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.utils.hub import cached_file
 
+from partimento.modeling.musicvae.modeling_musicvae import ATTRIBUTES_FILE
 from partimento.pipelines.generation import resolve_model
-from partimento.tokenization import FAMILY_PROGRAMS, EmptyMidiError, MidiError, MidiProcessor
+from partimento.pipelines.latent_info import LatentInfo
+from partimento.tokenization import FAMILY_PROGRAMS, EmptyMidiError, MidiError, MidiProcessor, MusicVAEProcessor
 from partimento.tokenization.general_midi import program_name
 from partimento.tokenization.reading import read_score
 
@@ -61,6 +66,8 @@ def describe_model(name: str) -> dict[str, Any]:
     """
     source = resolve_model(name)
     config = AutoConfig.from_pretrained(source)
+    if config.model_type == "musicvae":
+        return _describe_musicvae(name, source, config)
     processor = MidiProcessor.from_pretrained(source)
     return {
         "model": name,
@@ -76,10 +83,26 @@ def describe_model(name: str) -> dict[str, Any]:
     }
 
 
-def _count_parameters(config) -> int:
-    import torch
-    from transformers import AutoModelForCausalLM
+def _describe_musicvae(name: str, source: str, config) -> dict[str, Any]:
+    processor = MusicVAEProcessor.from_pretrained(source)
+    vectors = cached_file(source, ATTRIBUTES_FILE, _raise_exceptions_for_missing_entries=False)
+    latent = LatentInfo.from_pretrained(source)
+    facts: dict[str, Any] = {
+        "model": name,
+        "architecture": config.model_type,
+        "parameters": f"{_count_parameters(config, AutoModel):,}",
+        "tracks": processor.tracks,
+        "bars": config.num_bars,
+        "latent_size": config.z_size,
+        "pitches": f"{config.pitch_min} to {config.pitch_max}",
+        "attributes": sorted(load_file(vectors)) if vectors else [],
+    }
+    if latent is not None:
+        facts["kl_bits"] = round(float(latent.kl_bits.sum()), 1)
+    return facts
 
+
+def _count_parameters(config, auto_class: Any = AutoModelForCausalLM) -> int:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = auto_class.from_config(config)
     return sum(parameter.numel() for parameter in model.parameters())

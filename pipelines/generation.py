@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,8 @@ from partimento.checkpoints import embedded_checkpoint, list_embedded
 from partimento.pipelines.instruments import EnterInstruments, choose_programs, programs_of
 from partimento.pipelines.keys import semitones_between
 from partimento.pipelines.piano_roll import plot_piano_roll
-from partimento.pipelines.progress import BarMusic, BarProgress, BarStreamer, StopOnEvent
+from partimento.pipelines.progress import BarMusic, BarProgress, BarStreamer, EndBeforeBar, StopOnEvent
+from partimento.pipelines.threads import one_thread
 from partimento.tokenization import GenerationConstraints, GrammarLogitsProcessor, MidiProcessor
 
 if TYPE_CHECKING:
@@ -217,6 +216,8 @@ class MidiGenerator:
         midi: str | Path | bytes | Score,
         *,
         bars: int = 8,
+        after_bar: int | None = None,
+        total_bars: int | None = None,
         context_bars: int = 64,
         genre: str | None = None,
         instruments: Sequence[str] | None = None,
@@ -236,6 +237,9 @@ class MidiGenerator:
 
         Args:
             midi: file, bytes or score; 4/4, at most 256 bars with the continuation (see the processor's limits).
+            after_bar: the primer's bars behind this one are dropped (0: all of them); default: none.
+            total_bars: the length that the model is told. Where it is more than the primer and `bars`, the new bars do
+                not come to an end: they stop where the model would begin the next one.
             context_bars: how many of the primer's last bars the model reads.
             genre: label for the continuation.
             instruments: families or programs that may sound in the new bars; default: the primer's programs. Of a
@@ -252,10 +256,14 @@ class MidiGenerator:
         piece = processor.load_piece(midi)
         primer = processor.encode(piece, add_special_tokens=False)
         primer_bars = processor.count_bars(primer)
+        if after_bar is not None:
+            if not 0 <= after_bar <= primer_bars:
+                raise ValueError(f"after_bar={after_bar} is out of range; the primer has {primer_bars} bars")
+            primer_bars, primer = after_bar, _first_bars(primer, after_bar, processor.bar_token_id)
         if primer_bars + bars > MAX_BARS:
             raise ValueError(f"the primer has {primer_bars} bars: bars={bars} more would exceed {MAX_BARS}")
         conditions = processor.measure_conditions(piece, genre=genre)
-        conditions["bars"] = primer_bars + bars
+        conditions["bars"] = max(primer_bars + bars, total_bars or 0)
         programs = {(-1 if track.is_drum else track.program) for track in piece.to_score().tracks}
         parts = choose_programs(
             instruments or (), without=without, genre=genre, present=programs, one_program=one_program
@@ -265,11 +273,15 @@ class MidiGenerator:
         context = min(primer_bars, context_bars)
         prefix = [processor.bos_token_id, *processor.condition_ids(conditions)]
         opening = [processor.bar_token_id]
-        prompt = [*prefix, *processor.window(primer, primer_bars - context, context), *opening]
-        task = _Task(conditions, bars, prompt, kept=[*prefix, *primer], opening=opening)
+        read = processor.window(primer, primer_bars - context, context) if context else []
+        task = _Task(conditions, bars, [*prefix, *read, *opening], kept=[*prefix, *primer], opening=opening)
         task.bar_offset = primer_bars - context
-        task.constraints = GenerationConstraints(programs, min_bars=context + bars, max_bars=context + bars)
+        goes_on = conditions["bars"] > primer_bars + bars
+        last = context + bars
+        task.constraints = GenerationConstraints(programs, min_bars=last, max_bars=last + goes_on)
         self._keep_to(task, parts, without, last_prompt_bar=context)
+        if goes_on:
+            task.processors.append(EndBeforeBar(processor, last + 1))
         return self._run(task, sampling)
 
     def _sampling(self, num_outputs, seed, temperature, top_k, top_p, on_bar, on_music, stop, max_seconds) -> _Sampling:
@@ -308,6 +320,12 @@ class MidiGenerator:
                 raise ValueError(f"without={list(without)} leaves no instrument to play")
         task.constraints = replace(task.constraints, allowed_programs=allowed)
 
+    def bar_offset(self, bars: int, rows: int) -> dict[str, torch.Tensor]:
+        """Arguments that tell the model how many bars of the piece stand before its input, where it asks for them."""
+        if not bars or "bar_offset" not in inspect.signature(self.model.forward).parameters:
+            return {}
+        return {"bar_offset": torch.full((rows,), bars, device=self.model.device)}
+
     @torch.inference_mode()
     def _run(self, task: _Task, sampling: _Sampling) -> list[GeneratedMidi]:
         seed = secrets.randbelow(2**31) if sampling.seed is None else sampling.seed
@@ -316,16 +334,14 @@ class MidiGenerator:
         constraints = replace(task.constraints, token_budget=len(task.prompt) + room)
         grammar = GrammarLogitsProcessor(self.processor.grammar, constraints)
         input_ids = torch.tensor([task.prompt] * sampling.num_outputs, device=device)
-        extra = {}
-        if task.bar_offset and "bar_offset" in inspect.signature(self.model.forward).parameters:
-            extra["bar_offset"] = torch.full((len(input_ids),), task.bar_offset, device=device)
+        extra = self.bar_offset(task.bar_offset, len(input_ids))
         streamer = None
         if sampling.on_bar or sampling.on_music:
             streamer = BarStreamer(
                 self.processor.bar_token_id, task.bars, sampling.on_bar, task.opening, sampling.on_music
             )
         started = time.perf_counter()
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _one_thread(device):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), one_thread(device):
             torch.manual_seed(seed)
             output = self.model.generate(
                 input_ids,
@@ -383,22 +399,6 @@ class MidiGenerator:
         return [*new[: starts[-1]], self.processor.eos_token_id] if starts else [self.processor.eos_token_id]
 
 
-@contextlib.contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """One CPU thread for the time of a generation, unless OMP_NUM_THREADS says otherwise.
-
-    A token is too little work to share, and on a busy machine the threads of OpenMP wait for each other: generation was
-    ten to forty times slower with two threads than with one.
-    """
-    before = torch.get_num_threads()
-    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @dataclass
 class _Task:
     """What is to be written."""
@@ -454,6 +454,12 @@ class _Sampling:
             return {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
         shape = {"temperature": float(self.temperature), "top_k": int(self.top_k), "top_p": float(self.top_p)}
         return {"do_sample": True, **shape}
+
+
+def _first_bars(ids: list[int], num_bars: int, bar_token_id: int) -> list[int]:
+    """The tokens of the first bars; empty ones count."""
+    starts = [index for index, token in enumerate(ids) if token == bar_token_id]
+    return ids[: starts[num_bars]] if num_bars < len(starts) else ids
 
 
 def _check_bars(bars: int) -> None:

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from transformers import StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-__all__ = ["BarMusic", "BarProgress", "BarStreamer", "StopOnEvent"]
+__all__ = ["BarMusic", "BarProgress", "BarStreamer", "EndBeforeBar", "StopOnEvent"]
 
 BarProgress = Callable[[int, int, int], None]
 """Called as `on_bar(output, bar, total)`: output 0 ... n-1 has begun bar `bar` (1 ... total) of those asked for."""
@@ -74,3 +74,19 @@ class StopOnEvent(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool, device=input_ids.device)
+
+
+class EndBeforeBar(LogitsProcessor):
+    """Ends a row where the model would begin bar `bar` (from 1, counted over the whole row): that bar line's
+    probability becomes EOS's. What comes before it is drawn as in a piece that goes on. Runs after the grammar."""
+
+    def __init__(self, processor, bar: int):
+        self.bar_token_id, self.eos_token_id, self.bar = processor.bar_token_id, processor.eos_token_id, bar
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        here = (input_ids == self.bar_token_id).sum(-1) == self.bar - 1
+        scores = scores.clone()
+        line = scores[:, self.bar_token_id]
+        scores[:, self.eos_token_id] = torch.where(here, line, scores[:, self.eos_token_id])
+        scores[:, self.bar_token_id] = torch.where(here, float("-inf"), line)
+        return scores

@@ -4,7 +4,9 @@
 
 The vector of an attribute is the mean code of the training windows in its upper quartile minus that of its lower
 quartile. Verification adds it with amounts from -1.5 to 1.5 to draws of the prior and measures all attributes of what
-is decoded. Written into the model's folder: attributes.safetensors (read by `apply_attribute`), attributes.json
+is decoded. Two options make directions cleaner: --active-only leaves out the dimensions that the posterior does not
+use, --orthogonal takes the nearest vectors at right angles to each other, of the same lengths (Loewdin 1950).
+Written into the model's folder (or --output): attributes.safetensors (read by `apply_attribute`), attributes.json
 (thresholds, counts, data, verification) and attributes.md. Density and 16th syncopation move together by nature.
 """
 
@@ -24,6 +26,7 @@ from partimento.tokenization.melody_attributes import ATTRIBUTES, measure_attrib
 from partimento.training.evaluate_musicvae import add_data_options, load, read_windows
 from partimento.training.reports import library_versions, markdown_table, write_report
 
+ACTIVE_SIGMA = 0.98
 AMOUNTS = tuple(np.arange(-1.5, 1.51, 0.5).tolist())
 NAMES = tuple(ATTRIBUTES)
 
@@ -55,6 +58,20 @@ def attribute_vectors(codes: torch.Tensor, values: dict[str, np.ndarray]) -> tup
             "undefined": int((~defined).sum()),
         }
     return vectors, facts
+
+
+def only_active(vectors: dict[str, torch.Tensor], sigma: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Vectors without the dimensions whose posterior deviation `[n, Z]` is 0.98 or more in the mean."""
+    active = sigma.mean(0) < ACTIVE_SIGMA
+    return {name: torch.where(active, vector, 0.0) for name, vector in vectors.items()}
+
+
+def orthogonal(vectors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The nearest vectors at right angles to each other: the polar factor of the matrix of their directions."""
+    stacked = torch.stack(list(vectors.values())).double()
+    lengths = stacked.norm(dim=1, keepdim=True)
+    left, _, right = torch.linalg.svd(stacked / lengths, full_matrices=False)
+    return dict(zip(vectors, (lengths * (left @ right)).float()))
 
 
 def verify(
@@ -125,6 +142,9 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_options(parser)
+    parser.add_argument("--active-only", action="store_true", help="no dimension that the posterior does not use")
+    parser.add_argument("--orthogonal", action="store_true", help="vectors at right angles to each other")
+    parser.add_argument("--output", type=Path, help="folder to write to (default: that of the model)")
     parser.add_argument("--codes", type=int, default=256, help="draws of the prior in the verification")
     return parser
 
@@ -139,8 +159,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--model {options.model}: attributes belong to melodies, it has {processor.tracks}")
         corpus = read_windows(options, "train", processor)
         ids = torch.from_numpy(corpus.windows[:, 0].astype(np.int64))
-        codes = torch.cat([model.encode(part).mu for part in ids.split(256)])
+        posteriors = [model.encode(part) for part in ids.split(256)]
+        codes, sigma = (torch.cat([getattr(part, name) for part in posteriors]) for name in ("mu", "sigma"))
         vectors, facts = attribute_vectors(codes, measure_attributes(corpus.windows[:, 0], processor.pitch_min))
+        vectors = only_active(vectors, sigma) if options.active_only else vectors
+        vectors = orthogonal(vectors) if options.orthogonal else vectors
     except (OSError, ValueError) as error:
         print(f"attribute_vectors.py: {error}", file=sys.stderr)
         return 2
@@ -148,11 +171,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "model": options.model,
         "windows": len(corpus),
         "data_hash": corpus.content_hash(),
+        "options": {"active_only": options.active_only, "orthogonal": options.orthogonal},
         "attributes": facts,
         "verification": verify(model, processor, vectors, options.codes, options.seed),
         "libraries": library_versions(),
     }
-    folder = Path(options.model)
+    folder = options.output or Path(options.model)
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".tmp-{ATTRIBUTES_FILE}"
     save_file(vectors, temporary)
     temporary.replace(folder / ATTRIBUTES_FILE)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from partimento.modeling import DenseVAEModel
 from partimento.training.token_data import Batch
 from partimento.training.validation import preserved_random_state
 
@@ -28,11 +29,11 @@ def latent_figures(model: Any, batches: Iterable[Batch], device: torch.device | 
         for batch in batches:
             if not batch.num_supervised:
                 continue
-            ids = batch.inputs["input_ids"].to(device)
-            mu, sigma, _ = model.encode(ids)
+            items = batch.inputs[model.main_input_name].to(device)
+            mu, sigma = posterior(model, items)
             mus.append(mu.double().cpu())
             sigmas.append(sigma.double().cpu())
-            gaps.append(shuffled_gap(model, ids, mu).cpu())
+            gaps.append(shuffled_gap(model, items, mu).cpu())
     model.train(training)
     mu, sigma = torch.cat(mus), torch.cat(sigmas)
     bits = (0.5 * (mu**2 + sigma**2 - 1 - 2 * sigma.log())).mean(0) / math.log(2)
@@ -45,11 +46,23 @@ def latent_figures(model: Any, batches: Iterable[Batch], device: torch.device | 
     }
 
 
-def shuffled_gap(model: Any, ids: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """Nats `[B]` that each sequence costs more with the code of its neighbour in the batch."""
-    sequences = ids.reshape(len(ids), model.config.num_steps, -1)
+def posterior(model: Any, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """mu and sigma `[B, Z]` of a MusicVAE's ids or a dense VAE's grids."""
+    if isinstance(model, DenseVAEModel):
+        mu, logvar = model.encode(items)
+        return mu, torch.exp(0.5 * logvar)
+    mu, sigma, _ = model.encode(items)
+    return mu, sigma
+
+
+def shuffled_gap(model: Any, items: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """Nats `[B]` that each item costs more with the code of its neighbour in the batch."""
     costs = []
     for codes in (z.roll(1, 0), z):
+        if isinstance(model, DenseVAEModel):
+            costs.append(-model.log_likelihood(model.decode(codes), items))
+            continue
+        sequences = items.reshape(len(items), model.config.num_steps, -1)
         logits = model.decoder(sequences, model.decoder.segment_latents(codes.to(model.dtype)))
         costs.append(model.track_nll(logits, sequences).sum(-1))
     return costs[0] - costs[1]
@@ -59,7 +72,7 @@ class CollapseMonitor:
     """Called at every validation; warns when the KL is below one bit twice in a row.
 
     Args:
-        model: a MusicVAE.
+        model: a MusicVAE or a dense VAE.
         batches: gives held-out batches.
         max_batches: how many of them are looked at.
     """

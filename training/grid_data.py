@@ -8,6 +8,7 @@ batch can be rebuilt from these numbers alone, and a transposition is drawn afre
 import collections
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class GridCorpus:
 
     @classmethod
     def from_parquet(
-        cls, arguments: GridArguments, split: str, processor: MusicVAEProcessor, seen: "GridCorpus | None" = None
+        cls, arguments: GridArguments, split: str, processor: Any, seen: "GridCorpus | None" = None
     ) -> "GridCorpus":
         """Read and cut a split.
 
@@ -58,7 +59,7 @@ class GridCorpus:
         assert arguments.corpus is not None
         windows, owners, names, counts = [], [], [], collections.Counter()
         for stored in read_stored(arguments.corpus, split):
-            for cut in song_windows(stored.song, arguments, processor, counts):
+            for cut in cls.cut(stored.song, arguments, processor, counts):
                 windows.append(cut)
                 owners.append(np.full(len(cut), len(names), np.int32))
             names.append(stored.metadata["md5"] or stored.metadata["file_name"])
@@ -70,6 +71,13 @@ class GridCorpus:
         corpus = cls(np.concatenate(windows), np.concatenate(owners), names, counts)
         return corpus.without_duplicates(seen)
 
+    @staticmethod
+    def cut(
+        song: GridSong, arguments: GridArguments, processor: Any, counts: collections.Counter
+    ) -> Iterator[np.ndarray]:
+        """Windows of a song, counted; a corpus of another kind stores them in another form."""
+        return song_windows(song, arguments, processor, counts)
+
     def without_duplicates(self, seen: "GridCorpus | None" = None) -> "GridCorpus":
         """The first of equal windows, without those of `seen`; both are counted."""
         own = row_hashes(self.windows)
@@ -80,7 +88,7 @@ class GridCorpus:
             known = np.isin(own, row_hashes(seen.windows))
             counts["in_training"] += int((first & known).sum())
             first &= ~known
-        return GridCorpus(self.windows[first], self.songs[first], self.names, counts)
+        return type(self)(self.windows[first], self.songs[first], self.names, counts)
 
     def content_hash(self) -> str:
         """SHA-256 over the windows and their songs."""
@@ -163,6 +171,7 @@ class GridData:
     """Training and validation batches of a grid corpus, as the loop asks for them."""
 
     unit = "sequence"  # what `num_supervised` counts
+    corpus_class = GridCorpus
 
     def __init__(
         self,
@@ -176,8 +185,8 @@ class GridData:
     ):
         self.arguments, self.processor, self.seed = arguments, processor, seed
         self.batches_per_update, self.process, self.processes = batches_per_update, process, processes
-        self.train = GridCorpus.from_parquet(arguments, arguments.train_split, processor)
-        self.validation = GridCorpus.from_parquet(arguments, arguments.validation_split, processor, self.train)
+        self.train = self.corpus_class.from_parquet(arguments, arguments.train_split, processor)
+        self.validation = self.corpus_class.from_parquet(arguments, arguments.validation_split, processor, self.train)
         self.accepts_bar_offset = False  # of the loop; windows have no bar numbers
         hashes = self.train.content_hash() + self.validation.content_hash()
         self.data_hash = hashlib.sha256(hashes.encode()).hexdigest()
@@ -252,7 +261,8 @@ class GridData:
             chosen = plan[min(mine, len(plan) - 1)]
             batch = self.make_batch(corpus.windows[chosen], [corpus.names[corpus.songs[k]] for k in chosen])
             if mine >= len(plan):
-                batch.inputs["labels"].fill_(IGNORED)
+                if "labels" in batch.inputs:
+                    batch.inputs["labels"].fill_(IGNORED)
                 batch.num_supervised = batch.num_bars = 0
             yield batch
 

@@ -12,6 +12,7 @@ Z latent size.
 
 import torch
 from torch import nn
+from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from .configuration_musicvae import MusicVAEConfig
 from .recurrent_musicvae import RecurrentStack, StepRunner
@@ -27,6 +28,30 @@ def k_hot(ids: torch.Tensor, first: int, width: int, dtype: torch.dtype) -> torc
     places = torch.where((places >= 0) & (places < width), places, width)
     hot = torch.zeros(*ids.shape[:-1], width + 1, dtype=dtype, device=ids.device)
     return hot.scatter_(-1, places, 1)[..., :width]
+
+
+def choose_ids(
+    logits: torch.Tensor,
+    config: MusicVAEConfig,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> torch.LongTensor:
+    """One id per track `[B, K]` of logits `[B, V]`; temperature 0 takes the likeliest."""
+    sizes = [track["vocab_size"] for track in config.tracks]
+    result = []
+    for part, offset in zip(logits.split(sizes, -1), config.track_offsets):
+        if temperature == 0:
+            result.append(part.argmax(-1) + offset)
+            continue
+        scores = part.float() / temperature
+        if top_k:
+            scores = TopKLogitsWarper(min(top_k, part.shape[-1]))(None, scores)
+        if top_p < 1:
+            scores = TopPLogitsWarper(top_p)(None, scores)
+        result.append(torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0] + offset)
+    return torch.stack(result, -1)
 
 
 class SegmentDecoder(nn.Module):

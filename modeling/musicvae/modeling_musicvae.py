@@ -12,8 +12,6 @@ Legend: B rows, T steps, K tracks, N = T * K ids, V ids, Z latent size.
 # ruff: noqa: TID251 - siblings are imported relatively: this folder is copied as it is to the Hub
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -21,112 +19,20 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.generation import GenerationMixin
-from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.hub import cached_file
 
 from .cache_musicvae import MusicVAECache, only_track
-from .configuration_musicvae import DRUM_ROLL_WIDTH, MusicVAEConfig
-from .decoder_musicvae import LatentLinear, MusicVAEDecoder, StepDecoder, k_hot
-from .latent_musicvae import interpolate, interpolate_grid, kl_to_prior, log_normal, softplus_and_log, vary
-from .recurrent_musicvae import LSTMLayer, RecurrentStack, ThesisGRU
+from .configuration_musicvae import MusicVAEConfig
+from .decoder_musicvae import LatentLinear, MusicVAEDecoder, StepDecoder, choose_ids
+from .encoder_musicvae import MusicVAEEncoder
+from .latent_musicvae import interpolate, interpolate_grid, kl_to_prior, log_normal, vary
+from .outputs_musicvae import MusicVAEOutput, Posterior, ReconstructionNLL
+from .recurrent_musicvae import LSTMLayer, ThesisGRU
 
 ATTRIBUTES_FILE = "attributes.safetensors"
-
-
-@dataclass
-class MusicVAEEncoderOutput(ModelOutput):
-    """Posterior of `[B, N]` ids: `mu`, `sigma` and ln sigma `[B, Z]`; `last_hidden_state` `[B, 1, Z]` is mu."""
-
-    last_hidden_state: torch.Tensor | None = None
-    mu: torch.Tensor | None = None
-    sigma: torch.Tensor | None = None
-    log_sigma: torch.Tensor | None = None
-
-
-@dataclass
-class MusicVAEOutput(ModelOutput):
-    """Output of `MusicVAEModel.forward`; scalars are means over rows, in nats per sequence.
-
-    `logits` are `[B, T, V]`, one row per step with the tracks side by side; with `decoder_input_ids` `[B, n]` they are
-    `[B, n, V]`, one row per id with the other tracks at -inf. `kl_per_dim` is `[Z]`.
-    """
-
-    loss: torch.Tensor | None = None
-    reconstruction_loss: torch.Tensor | None = None
-    kl: torch.Tensor | None = None
-    kl_per_dim: torch.Tensor | None = None
-    mu: torch.Tensor | None = None
-    sigma: torch.Tensor | None = None
-    z: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: MusicVAECache | None = None
-
-
-class Posterior(NamedTuple):
-    """`mu`, `sigma` and a point `z` of q(z | x), each `[B, Z]`."""
-
-    mu: torch.Tensor
-    sigma: torch.Tensor
-    z: torch.Tensor
-
-
-class ReconstructionNLL(NamedTuple):
-    """Negative log-likelihoods in nats: `per_sequence` `[B]`, `per_step` `[B]`, `per_track` `[B, K]`."""
-
-    per_sequence: torch.Tensor
-    per_step: torch.Tensor
-    per_track: torch.Tensor
-
-
-class MusicVAEEncoder(nn.Module):
-    """Bidirectional recurrent encoder, flat or bar by bar."""
-
-    main_input_name = "input_ids"
-
-    def __init__(self, config: MusicVAEConfig):
-        super().__init__()
-        self.config = config
-        sizes, width = config.encoder_hidden_sizes, config.encoder_input_size + config.control_size
-        if config.encoder_type == "hierarchical_bilstm":
-            sizes, top = sizes[:-1], sizes[-1:]
-            self.bar_rnn = RecurrentStack(2 * sizes[-1], top, config.cell_type, bidirectional=True)
-        self.rnn = RecurrentStack(width, sizes, config.cell_type, config.dropout, bidirectional=True)
-        self.to_mu = LatentLinear(2 * config.encoder_hidden_sizes[-1], config.z_size)
-        self.to_sigma = LatentLinear(2 * config.encoder_hidden_sizes[-1], config.z_size)
-
-    def inputs(self, ids: torch.Tensor) -> torch.Tensor:
-        """Ids `[B, T, K]` to `[B, T, width]`: one-hot per track, or nine hits and "no hit" for drums alone."""
-        config, dtype = self.config, self.to_mu.weight.dtype
-        if config.encoder_input_size != config.vocab_size:
-            bits = ids >> torch.arange(DRUM_ROLL_WIDTH - 1, device=ids.device) & 1
-            return torch.cat([bits, ids == 0], -1).to(dtype)
-        return k_hot(ids, 0, config.vocab_size, dtype)
-
-    def forward(self, input_ids: torch.LongTensor, control: torch.Tensor | None = None, **kwargs):
-        """Ids `[B, N]` and control `[B, T, control size]` to the posterior."""
-        config = self.config
-        x = self.inputs(input_ids.reshape(len(input_ids), config.num_steps, -1))
-        if control is not None:
-            x = torch.cat([x, control.to(x.dtype)], -1)
-        if config.encoder_type == "hierarchical_bilstm":
-            bars, _ = self.rnn(x.reshape(-1, config.steps_per_bar, x.shape[-1]))
-            x, _ = self.bar_rnn(last_states(bars).reshape(len(x), config.num_bars, -1))
-        else:
-            x, _ = self.rnn(x)
-        summary = last_states(x)
-        precision = torch.promote_types(self.to_mu.weight.dtype, torch.float32)
-        mu = self.to_mu(summary).to(precision)
-        sigma, log_sigma = softplus_and_log(self.to_sigma(summary).to(precision))
-        return MusicVAEEncoderOutput(mu[:, None], mu, sigma, log_sigma)
-
-
-def last_states(outputs: torch.Tensor) -> torch.Tensor:
-    """`[B, T, 2H]` to `[B, 2H]`: the forward state of the last step beside the backward state of the first."""
-    forward, backward = outputs.chunk(2, -1)
-    return torch.cat([forward[:, -1], backward[:, 0]], -1)
 
 
 class MusicVAEPreTrainedModel(PreTrainedModel):
@@ -266,7 +172,7 @@ class MusicVAEModel(MusicVAEPreTrainedModel, GenerationMixin):
         result = []
         for true in ids.unbind(1):
             result.append(steps.logits())
-            drawn = self._choose(result[-1].detach().float(), 1.0)
+            drawn = choose_ids(result[-1].detach(), self.config, 1.0)
             coin = torch.rand(len(ids), 1, device=ids.device) < probability
             steps.push(torch.where(coin, drawn, true))
         return torch.stack(result, 1)
@@ -355,7 +261,7 @@ class MusicVAEModel(MusicVAEPreTrainedModel, GenerationMixin):
         latents = self.decoder.segment_latents(z.to(self.device, self.dtype))
         steps, result = StepDecoder(self.decoder, latents, control), []
         for _ in range(self.config.num_steps):
-            ids = self._choose(steps.logits(), temperature, top_k, top_p, generator)
+            ids = choose_ids(steps.logits(), self.config, temperature, top_k, top_p, generator)
             steps.push(ids)
             result.append(ids)
         return torch.stack(result, 1).flatten(1)
@@ -476,22 +382,6 @@ class MusicVAEModel(MusicVAEPreTrainedModel, GenerationMixin):
 
     # Small things
 
-    def _choose(self, logits, temperature, top_k=0, top_p=1.0, generator=None) -> torch.LongTensor:
-        """One id per track `[B, K]` of logits `[B, V]`."""
-        sizes = [track["vocab_size"] for track in self.config.tracks]
-        result = []
-        for part, offset in zip(logits.split(sizes, -1), self.config.track_offsets):
-            if temperature == 0:
-                result.append(part.argmax(-1) + offset)
-                continue
-            scores = part.float() / temperature
-            if top_k:
-                scores = TopKLogitsWarper(min(top_k, part.shape[-1]))(None, scores)
-            if top_p < 1:
-                scores = TopPLogitsWarper(top_p)(None, scores)
-            result.append(torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0] + offset)
-        return torch.stack(result, -1)
-
     def _noise(self, shape, dtype, generator):
         device = self.device if generator is None else generator.device
         return torch.randn(shape, dtype=dtype, device=device, generator=generator).to(self.device)
@@ -511,4 +401,4 @@ class MusicVAEModel(MusicVAEPreTrainedModel, GenerationMixin):
             raise ValueError(f"control_size={self.config.control_size}, but control is {found}")
 
 
-__all__ = ["MusicVAEModel", "MusicVAEPreTrainedModel"]
+__all__ = ["ATTRIBUTES_FILE", "MusicVAEModel", "MusicVAEPreTrainedModel"]

@@ -50,8 +50,10 @@ def test_payload_is_complete():
         "cache_musicvae.py",
         "configuration_musicvae.py",
         "decoder_musicvae.py",
+        "encoder_musicvae.py",
         "latent_musicvae.py",
         "modeling_musicvae.py",
+        "outputs_musicvae.py",
         "recurrent_musicvae.py",
     ]
 
