@@ -102,11 +102,16 @@ def paired_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) 
     if any(run["tokens"] != ours[0]["tokens"] for run in [*ours, *theirs]):
         raise ValueError("the models were scored on different songs: remove their likelihood.json and run again")
     nats = [np.mean([run["nats"] for run in runs], axis=0) for runs in (ours, theirs)]
-    gap = nats[0] - nats[1]
-    mean = gap.sum() / tokens.sum()
-    count = len(gap)
-    error = np.sqrt(count / (count - 1) * ((gap - tokens * mean) ** 2).sum()) / tokens.sum() if count > 1 else None
-    return {"nats_per_token": float(mean), "standard_error": None if error is None else float(error)}
+    mean, error = ratio_with_error(nats[0] - nats[1], tokens)
+    return {"nats_per_token": mean, "standard_error": error}
+
+
+def ratio_with_error(amounts: np.ndarray, units: np.ndarray) -> tuple[float, float | None]:
+    """Ratio of the sums over songs, and its standard error by linearisation (None for one song)."""
+    ratio, count = amounts.sum() / units.sum(), len(amounts)
+    if count < 2:
+        return float(ratio), None
+    return float(ratio), float(np.sqrt(count / (count - 1) * ((amounts - units * ratio) ** 2).sum()) / units.sum())
 
 
 def mean_curve(curves: list[list[list[float]]]) -> list[list[float]]:

@@ -36,6 +36,7 @@ class ModelArguments:
     preset: str | None = None  # passed to the configuration's `from_preset`
     config: dict[str, Any] = field(default_factory=dict)  # overrides of the configuration
     init_from: str | None = None  # a folder or Hub id whose weights are the starting point
+    lora_rank: int = 0  # of adapters, trained in place of the weights of `init_from`; 0: the weights themselves
     auto_class: Literal["AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModel"] = "AutoModelForCausalLM"
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
@@ -79,6 +80,7 @@ class TrainArguments:
     batches_per_update: int = 1  # micro-batches of one update over all processes: accumulation = this / processes
     max_updates: int = 1000
     max_minutes: float = 0.0  # 0: no limit; counts the time of earlier sessions of the run
+    max_tokens: int = 0  # 0: no limit; training tokens of the whole run, padding not counted
     learning_rate: float = 5e-4  # the peak
     final_learning_rate: float = 0.0  # the floor of cosine and exponential
     lr_schedule: Literal["inverse_sqrt", "cosine", "exponential", "constant"] = "inverse_sqrt"

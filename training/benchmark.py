@@ -1,4 +1,4 @@
-"""Speed and memory: training, decoding and tokenisation, as ratios measured in one run.
+"""Speed and memory: training, decoding, tokenisation and loops, as ratios measured in one run.
 
     python training/benchmark.py --threads 1                         # all of it on a CPU: about half an hour
     python training/benchmark.py --threads 1 --quick                 # a few short lengths: minutes
@@ -27,14 +27,15 @@ from partimento.pipelines.generation import MidiGenerator
 from partimento.training.benchmark_decoding import decoding_speed, whole_song
 from partimento.training.benchmark_models import BACKENDS, PEER, full_attention_peer, museformer, num_parameters
 from partimento.training.benchmark_music import example_band, long_sequence, tokenisation_speed
+from partimento.training.benchmark_musicvae import musicvae_markdown, musicvae_speed
 from partimento.training.benchmark_training import growth, training_speed
 from partimento.training.reports import library_versions, markdown_table, write_report
 from partimento.training.run_setup import git_commit
 
-SECTIONS = ("training", "decoding", "song", "tokenisation")
+SECTIONS = ("training", "decoding", "song", "tokenisation", "musicvae")
 TRAINING_LENGTHS = {"cpu": (1024, 2048, 4096, 8192, 16384, 32768), "cuda": (1024, 4096, 16384, 32768, 65536, 100_000)}
 DECODING_POSITIONS = (500, 1000, 2000, 4000, 8000, 16000)
-QUICK = {"lengths": (1024, 2048), "positions": (500, 1000), "steps": 8, "song": 300, "files": 5}
+QUICK = {"lengths": (1024, 2048), "positions": (500, 1000), "steps": 8, "song": 300, "files": 5, "musicvae": 3}
 MEASURED = "contestant"
 
 
@@ -187,6 +188,8 @@ def as_markdown(report: dict) -> str:
             f"Tokenisation, reading included ({speed['files']} files, mean {speed['mean_notes']} notes): "
             f"{speed['files_per_second']} files per second and core.\n"
         )
+    if loops := report.get("musicvae"):
+        parts.append(musicvae_markdown(loops))
     return "\n".join(parts)
 
 
@@ -216,6 +219,8 @@ def main() -> int:
         report["song"] = whole_song(generator, QUICK["song"] if options.quick else 10_000)
     if "tokenisation" in options.sections:
         report["tokenisation"] = measure_tokenisation(options, processor)
+    if "musicvae" in options.sections:
+        report["musicvae"] = musicvae_speed(QUICK["musicvae"] if options.quick else 21, device=options.device)
     if "training" in options.sections:
         report["training"] = measure_training(options, processor)
     write_report(options.output / "benchmark.json", report, as_markdown(report))

@@ -36,7 +36,8 @@ class LoopState:
     update: int = 0  # updates made
     epoch: int = 0
     position: int = 0  # updates of this epoch already made
-    planned_updates: int = 0
+    planned_updates: int = 0  # the last update, once a limit is in sight
+    limit: str = "max_minutes"  # the limit in sight
     tokens_seen: int = 0
     seconds: float = 0.0
     best: float | None = None

@@ -50,6 +50,7 @@ from partimento.training.songs import (
     inputs_of,
     read_songs,
     seeded_subset,
+    token_subset,
     transposed,
 )
 
@@ -65,6 +66,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", type=Path, required=True, help="folder written by prepare_data.py")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
     parser.add_argument("--ngram", type=int, default=5, metavar="ORDER", help="order of the n-gram model; 0: none")
+    parser.add_argument(
+        "--ngram-tokens", type=int, metavar="N",
+        help="fit the n-gram model on a seeded draw of training songs of so many tokens (default: on all)",
+    )  # fmt: skip
     parser.add_argument(
         "--ngram-transpose", type=int, nargs=2, metavar=("LOW", "HIGH"),
         help="a second n-gram model, of the training split in every transposition by LOW to HIGH semitones",
@@ -191,7 +196,7 @@ def add_ngram(
 ) -> dict[str, Any]:
     """Fit on the whole training split, with and without conditions; add a row to every split."""
     counted = CountedTokens.from_processor(processor)
-    everything = read_songs(args.corpus, "train")
+    everything = token_subset(read_songs(args.corpus, "train"), args.ngram_tokens, args.seed)
     about: dict[str, Any] = {"order": args.ngram, "smoothing": "interpolated modified Kneser-Ney", "semitones": shifts}
     for conditions in chosen_conditions(args):
         start = time.perf_counter()

@@ -24,7 +24,6 @@ goes on behind it, and a larger -n adds to what is there. Writes JSON and, besid
 
 import argparse
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +33,11 @@ from tqdm import tqdm
 from partimento.pipelines import MidiGenerator
 from partimento.tokenization import MidiProcessor
 from partimento.training.devices import choose_device
-from partimento.training.form_report import (
-    SKYLINE,
-    copy_figures,
-    descriptor_figures,
-    form_markdown,
-    measure_form,
-    plot_form,
-    similarity_figures,
-)
+from partimento.training.form_comparison import compare_with_training
+from partimento.training.form_report import SKYLINE, form_markdown, measure_form, plot_form
 from partimento.training.likelihood_store import weights_fingerprint
 from partimento.training.metrics.notes import Notes
+from partimento.training.ngram_lm import load_generator, ngram_order
 from partimento.training.reports import library_versions, markdown_table, report_paths, write_report
 from partimento.training.sample_checks import (
     CHECKS,
@@ -57,15 +50,23 @@ from partimento.training.sample_checks import (
     summarise_samples,
 )
 from partimento.training.sample_store import SampleStore, StoredSample
-from partimento.training.songs import Song, corpus_vocab_hash, first_bar, read_songs, seeded_subset
+from partimento.training.songs import Song, corpus_vocab_hash, first_bar, read_songs
 
 MODES = {"constrained": True, "conditions_only": False}
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="model folder, Hub id or name of an embedded checkpoint")
+    parser.add_argument(
+        "--model", required=True, help="model folder, Hub id, embedded checkpoint, or 5-gram for an n-gram model"
+    )
     parser.add_argument("--corpus", type=Path, help="folder written by prepare_data.py: ask for what its songs have")
+    parser.add_argument(
+        "--ngram-tokens", type=int, metavar="N", help="training tokens of the n-gram model (default: all)"
+    )
+    parser.add_argument(
+        "--only-checks", action="store_true", help="leave out the comparison with the training songs of --corpus"
+    )
     parser.add_argument("-n", "--num-samples", type=int, default=100, help="samples in each mode (default 100)")
     parser.add_argument("--bars", type=int, default=16, help="bars of each sample (default 16)")
     parser.add_argument("--seed", type=int, default=0, help="of the requests and of the sampler (default 0)")
@@ -109,7 +110,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> None:
     check_arguments(args)
     json_path, _ = report_paths(args.output)
     training = read_songs(args.corpus, "train") if args.corpus else []
-    generator = MidiGenerator.from_pretrained(args.model, device=choose_device(args.device))
+    generator = load_generator(args.model, choose_device(args.device), args.corpus, args.ngram_tokens, args.seed)
     processor = generator.processor
     if args.corpus:
         check_vocabulary(processor, args.corpus, args.model)
@@ -118,6 +119,7 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> None:
     requests = plan_requests(genres, args.num_samples, args.bars, args.seed, table, args.key_share)
     identity = {
         "weights": weights_fingerprint(generator.model),
+        **({"ngram": [args.model, args.ngram_tokens, args.seed]} if ngram_order(args.model) else {}),
         "vocabulary": processor.vocab_hash,
         **{name: getattr(args, name) for name in ("temperature", "top_k", "top_p")},
     }
@@ -143,14 +145,23 @@ def evaluate(args: argparse.Namespace, command: list[str]) -> None:
             (np.array(sample.body), Notes.from_ids(sample.body, processor)) for sample in samples if is_music(sample)
         ]
     image = json_path.with_suffix(".png")
-    if args.corpus:
-        report["form"] = compare_with_training(pieces, training, processor, args)
+    if args.corpus and not args.only_checks:
+        report["form"] = compare_with_training(
+            pieces,
+            training,
+            processor,
+            args.corpus,
+            bars=args.bars,
+            num_held_out=args.num_samples if args.held_out is None else args.held_out,
+            melody=args.melody,
+            seed=args.seed,
+        )
         json_path.parent.mkdir(parents=True, exist_ok=True)
         plot_form(report["form"], image)
     text = markdown(report)
     json_path, markdown_path = write_report(args.output, report, text)
     print(text)
-    print(f"written: {json_path}, {markdown_path}, {store.path}" + (f" and {image}" if args.corpus else ""))
+    print(f"written: {json_path}, {markdown_path}, {store.path}" + (f" and {image}" if report.get("form") else ""))
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -217,53 +228,6 @@ def generate_and_check(
                     file.parent.mkdir(parents=True, exist_ok=True)
                     generator.processor.save_midi(stored.ids, file)
     return samples
-
-
-def compare_with_training(
-    pieces: dict[str, list[tuple[np.ndarray, Notes]]],
-    training: list[Song],
-    processor: MidiProcessor,
-    args: argparse.Namespace,
-) -> dict[str, Any]:
-    """Bar similarity and copied spans of samples and held-out songs against all training songs."""
-    held_out: list[Song] = []
-    with suppress(FileNotFoundError):  # a corpus may have no validation split
-        held_out = read_songs(args.corpus, "validation")
-    long_enough = [song for song in held_out if np.count_nonzero(song.ids == processor.bar_token_id) >= args.bars]
-    held_out = seeded_subset(long_enough, args.num_samples if args.held_out is None else args.held_out, args.seed)
-    reference = measure_form(read_pieces(training, processor, None, "training songs"), args.melody)
-    sets = {"held_out": list(read_pieces(held_out, processor, args.bars, "held-out songs"))} | pieces
-    forms = {name: measure_form(members, args.melody) for name, members in sets.items() if members}
-    copies = copy_figures(forms, reference, [song.md5 for song in training])
-    return {
-        "melody": ", ".join(args.melody),
-        "empty_pairs": "exclude",
-        "training": {
-            "pieces": len(training),
-            "similarity": similarity_figures(reference, reference),
-            "descriptors": descriptor_figures(reference, reference),
-        },
-        "sets": {
-            name: {
-                "pieces": len(form.tokens),
-                "bars": form.bars.tolist(),
-                "similarity": similarity_figures(form, reference),
-                "descriptors": descriptor_figures(form, reference),
-                "copies": copies[name],
-            }
-            for name, form in forms.items()
-        },
-    }
-
-
-def read_pieces(songs: list[Song], processor: MidiProcessor, num_bars: int | None, title: str) -> Any:
-    """Yield (ids from the first bar, notes) of songs, cut to their first bars."""
-    for song in tqdm(songs, desc=f"reading {title}", unit="song"):
-        ids = song.ids[first_bar(song.ids, processor.bar_token_id) :]
-        starts = np.flatnonzero(ids == processor.bar_token_id)
-        if num_bars is not None and num_bars < len(starts):
-            ids = ids[: starts[num_bars]]
-        yield ids, Notes.from_ids(ids, processor)
 
 
 def describe(sample: CheckedSample) -> dict[str, Any]:

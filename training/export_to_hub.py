@@ -4,11 +4,16 @@
         --card training/cards/museformer-small.md \\
         --figures likelihood=build/likelihood.json samples=build/samples.json corpus=build/corpus/report.json
 
-The folder holds half-precision safetensors, the configuration with `auto_map` for AutoModel and
-AutoModelForCausalLM, the model's code (so that `trust_remote_code=True` works where partimento is not
-installed), tokenizer, processor, generation configuration, the learning curve of the run and the model card. Figures
-that the card names, such as `{{likelihood.splits.test.songs:,}}`, are filled in from the JSON files given by name;
-`run` is read from the log of the run.
+    python training/export_to_hub.py runs/musicvae-mel-2bar-small-open/best -o checkpoints/musicvae-mel-2bar-small \\
+        --card training/cards/musicvae-mel-2bar-small.md \\
+        --figures evaluation=build/mel/report.json attributes=build/mel/attributes.json \\
+        --files build/mel/latent_info.json build/mel/attributes.{safetensors,json,md} build/mel/report_strips.png
+
+The folder holds half-precision safetensors, the configuration with `auto_map` for the Auto classes, the model's code
+(so that `trust_remote_code=True` works where partimento is not installed), tokenizer, processor, generation
+configuration, the learning curve of the run, further files (--files) and the model card. Figures that the card names,
+such as `{{likelihood.splits.test.songs:,}}`, are filled in from the JSON files given by name; `run` is read from the
+log of the run.
 """
 
 import argparse
@@ -16,16 +21,18 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-import partimento.modeling  # noqa: F401  (registers the architectures)
-from partimento.tokenization import MidiProcessor
+from partimento.modeling import MusicVAEConfig, MusicVAEModel
+from partimento.tokenization import MidiProcessor, MusicVAEProcessor
 from partimento.training.checkpointing import replace_folder
 from partimento.training.run_log import read_log
 
+BELONGINGS = ("latent_info.json", "attributes.safetensors", "attributes.json", "attributes.md")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -44,37 +51,44 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--card", type=Path, help="model card with {{names}} of figures; default: keep the card that is there"
     )
+    parser.add_argument(
+        "--files",
+        nargs="*",
+        type=Path,
+        default=[],
+        help="further files; pictures, latent_info.json and attributes.* of the source come along unasked",
+    )
     parser.add_argument("--figures", nargs="*", default=[], metavar="NAME=FILE", help="JSON reports the card quotes")
     return parser
 
 
-def export(source: Path, output: Path, dtype: torch.dtype, card: str | None = None) -> None:
+def export(source: Path, output: Path, dtype: torch.dtype, card: str | None = None, files: Sequence[Path] = ()) -> None:
     """Writes the Hub folder beside `output` first and then puts it in its place.
 
+    Args:
+        files: copied into the folder, as are the pictures and `BELONGINGS` of `source`.
+
     Raises:
-        ValueError: processor and model do not belong together.
+        ValueError: processor and model do not belong together, or `files` names what is not there.
     """
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    processor = MidiProcessor.from_pretrained(source)
-    if model.config.vocab_size != len(processor.tokenizer):
-        raise ValueError(f"{source}: {model.config.vocab_size} embeddings for {len(processor.tokenizer)} tokens")
-    base_class = type(AutoModel.from_config(model.config))
+    if missing := [str(path) for path in files if not path.is_file()]:
+        raise ValueError(f"--files: there is no {', '.join(missing)}")
+    config = AutoConfig.from_pretrained(source)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-
-    type(model.config).register_for_auto_class()
-    type(model).register_for_auto_class("AutoModelForCausalLM")
-    model.to(dtype).save_pretrained(partial)
-    processor.save_pretrained(partial)
+    write = write_autoencoder if isinstance(config, MusicVAEConfig) else write_language_model
+    classes = write(source, partial, dtype)
     config_path = partial / "config.json"
-    config = json.loads(config_path.read_text())
-    causal = config["auto_map"]["AutoModelForCausalLM"]
-    config["auto_map"]["AutoModel"] = f"{causal.rsplit('.', 1)[0]}.{base_class.__name__}"
-    config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    stored = json.loads(config_path.read_text())
+    stored["auto_map"] |= {
+        name: f"{found.__module__.split('.')[-1]}.{found.__name__}" for name, found in classes.items()
+    }
+    config_path.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
 
-    curves = next((path for path in (source.parent / "curves.png", output / "curves.png") if path.is_file()), None)
-    if curves is not None:
-        shutil.copyfile(curves, partial / "curves.png")
+    belonging = [path for path in source.iterdir() if path.name in BELONGINGS or path.suffix == ".png"]
+    for path in (*belonging, source.parent / "curves.png", *files):
+        if path.is_file():
+            shutil.copyfile(path, partial / path.name)
     kept_card = output / "README.md"
     if card is None and kept_card.is_file():
         card = kept_card.read_text()
@@ -83,6 +97,36 @@ def export(source: Path, output: Path, dtype: torch.dtype, card: str | None = No
     for path in partial.iterdir():
         path.chmod(0o644)
     replace_folder(partial, output)
+
+
+def write_language_model(source: Path, folder: Path, dtype: torch.dtype) -> dict[str, type]:
+    """Writes model and processor; returns the class behind each Auto class."""
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    processor = MidiProcessor.from_pretrained(source)
+    if model.config.vocab_size != len(processor.tokenizer):
+        raise ValueError(f"{source}: {model.config.vocab_size} embeddings for {len(processor.tokenizer)} tokens")
+    base_class = type(AutoModel.from_config(model.config))
+    type(model.config).register_for_auto_class()
+    type(model).register_for_auto_class("AutoModelForCausalLM")
+    model.to(dtype).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return {"AutoModelForCausalLM": type(model), "AutoModel": base_class}
+
+
+def write_autoencoder(source: Path, folder: Path, dtype: torch.dtype) -> dict[str, type]:
+    """As `write_language_model`, for a MusicVAE."""
+    model = MusicVAEModel.from_pretrained(source, dtype=torch.float32)
+    processor = MusicVAEProcessor.from_pretrained(source)
+    for name, value in processor.model_config_kwargs().items():
+        if getattr(model.config, name) != value:
+            raise ValueError(
+                f"{source}: {name} is {getattr(model.config, name)} in the model, {value} in the processor"
+            )
+    MusicVAEConfig.register_for_auto_class()
+    MusicVAEModel.register_for_auto_class("AutoModel")
+    model.to(dtype).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return {"AutoModel": MusicVAEModel, "AutoModelForSeq2SeqLM": MusicVAEModel}
 
 
 def run_figures(run: Path) -> dict:
@@ -98,15 +142,15 @@ def run_figures(run: Path) -> dict:
         "run": {
             "commit": json.loads(facts.read_text())["commit"] or "unknown",
             "update": best["update"],
-            "updates": trained[-1]["update"],
+            "updates": max(entry["update"] for entry in entries),
             "tokens_seen": seen[-1]["tokens_seen"] if seen else 0,
-            "minutes": trained[-1]["seconds"] / 60,
+            "minutes": trained[-1]["seconds"] / 60 if trained else 0.0,
         }
     }
 
 
 def fill_card(template: str, figures: dict) -> str:
-    """Replaces `{{a.b.c}}` or `{{a.b.c:.3f}}` by the figure at that path.
+    """Replaces `{{a.b.c}}` or `{{a.b.c:.3f}}` by the figure at that path; a number in the path counts from 0 in a list.
 
     Raises:
         ValueError: the template names a figure that the reports do not hold.
@@ -115,14 +159,19 @@ def fill_card(template: str, figures: dict) -> str:
     def figure(match: re.Match) -> str:
         value = figures
         for name in match["path"].split("."):
+            if isinstance(value, list) and name.isdigit() and int(name) < len(value):
+                value = value[int(name)]
+                continue
             if not isinstance(value, dict) or name not in value:
                 raise ValueError(
                     f"the card names {match['path']!r}, which no evaluation file holds (missing: {name!r})"
                 )
             value = value[name]
+        if isinstance(value, bool):
+            return "yes" if value else "no"
         return format(value, match["format"] or "")
 
-    return re.sub(r"\{\{\s*(?P<path>[\w.\- ]+?)\s*(?::(?P<format>[^}]+))?\}\}", figure, template)
+    return re.sub(r"\{\{\s*(?P<path>[\w.,\- ]+?)\s*(?::(?P<format>[^}]+))?\}\}", figure, template)
 
 
 def main() -> int:
@@ -135,7 +184,7 @@ def main() -> int:
             raise SystemExit(f"--figures {item!r} must read NAME=FILE")
         figures[name] = json.loads(Path(path).read_text())
     card = fill_card(options.card.read_text(), figures) if options.card else None
-    export(options.source, options.output, DTYPES[options.dtype], card)
+    export(options.source, options.output, DTYPES[options.dtype], card, options.files)
     size = sum(path.stat().st_size for path in options.output.iterdir())
     print(f"{options.output}: {size / 1e6:.1f} MB")
     for path in sorted(options.output.iterdir()):

@@ -23,12 +23,18 @@ from partimento.training.bar_similarity import (
 )
 from partimento.training.metrics.copying import longest_copies, note_symbols
 from partimento.training.metrics.descriptors import DESCRIPTORS
-from partimento.training.metrics.distributions import EMBEDDING_SIZE, embedding, frechet_distance
+from partimento.training.metrics.distributions import (
+    EMBEDDING_SIZE,
+    embedding,
+    frechet_distance,
+    overlapping_area,
+)
 from partimento.training.metrics.notes import Notes, skyline
 from partimento.training.reports import markdown_table
 
 SKYLINE = "skyline"
 TRACKS = ("melody", "all")
+OVERLAPS = ("overlapping_area", "kl_divergence")
 AVERAGES = {"pooled": SimilarityStatistics.pooled, "per_song": SimilarityStatistics.per_song}
 
 
@@ -79,6 +85,23 @@ def descriptor_figures(form: Form, training: Form) -> dict[str, float | None]:
     enough = min(len(form.embeddings), len(training.embeddings)) > 1
     result["frechet_distance"] = frechet_distance(form.embeddings, training.embeddings) if enough else None
     return result
+
+
+def overlap_figures(form: Form, reference: Form) -> dict[str, Any]:
+    """Overlapping area and divergence of every figure's distribution against a reference set, and their means.
+
+    See `metrics.distributions.overlapping_area`; None where the densities cannot be estimated.
+    """
+    each: dict[str, dict[str, float] | None] = {}
+    for name in DESCRIPTORS:
+        ours, theirs = ([v for v in f.descriptors[name] if v is not None] for f in (form, reference))
+        try:
+            each[name] = overlapping_area(ours, theirs)
+        except ValueError:
+            each[name] = None
+    known = [entry for entry in each.values() if entry is not None]
+    means = {key: float(np.mean([e[key] for e in known])) if known else None for key in OVERLAPS}
+    return {**means, "each": each}
 
 
 def similarity_figures(form: Form, training: Form) -> dict[str, Any]:
@@ -145,6 +168,18 @@ def form_markdown(report: dict[str, Any]) -> str:
     rows = [[n.replace("_", " "), *(figures["descriptors"][key] for key in names)] for n, figures in every.items()]
     header = ["mean over pieces", *(name.replace("_", " ") for name in names[:-1]), "Fréchet distance to training"]
     parts.append(markdown_table(header, rows))
+    overlaps = {n: f["overlap"] for n, f in report["sets"].items() if f.get("overlap")}
+    rows = [
+        [
+            n.replace("_", " "),
+            f["overlapping_area"],
+            *((f["each"][key] or {}).get("overlapping_area") for key in names[:-1]),
+        ]
+        for n, f in overlaps.items()
+    ]
+    if rows:
+        header = ["overlapping area with held-out songs", "mean", *(name.replace("_", " ") for name in names[:-1])]
+        parts.append(markdown_table(header, rows))
     rows = [
         [
             name.replace("_", " "),

@@ -19,6 +19,7 @@ from partimento.training.songs import Song, note_token_ids
 PREFIX_LENGTHS = (1_024, 5_120, 10_240)  # PPL(N) of Museformer (arXiv 2210.10349), table 1
 LN2 = float(np.log(2.0))
 INTERVALS = tuple(zip((0, *PREFIX_LENGTHS), (*PREFIX_LENGTHS, None)))  # (above, up to), in supervised tokens
+BAR_INTERVALS = ((0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, 128), (128, None))  # (above, up to), bars from 1
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,13 @@ class CountedTokens:
 
 @dataclass(frozen=True)
 class SongScore:
-    """What a model paid for the supervised tokens of a song: `nll` [m] in nats."""
+    """What a model paid for the supervised tokens of a song: `nll` [m] in nats, `bars` [m] the bar of each, from 1."""
 
     genre: str
     nll: np.ndarray
     num_bars: int
     num_notes: int
+    bars: np.ndarray
 
 
 def model_token_nll(
@@ -143,6 +145,7 @@ def score_songs(
         SongScore(
             genre=song.genre,
             nll=losses,
+            bars=np.cumsum(ids == counted.bar_token_id)[len(ids) - len(losses) :],
             num_bars=int(np.count_nonzero(ids == counted.bar_token_id)),
             num_notes=int(np.isin(ids, counted.note_token_ids).sum()),
         )
@@ -208,6 +211,25 @@ def by_position(scores: Sequence[SongScore]) -> dict[str, dict[str, Any]]:
             nats = sum(part.sum(dtype=np.float64) for part in parts)
             name = interval_name(above, up_to)
             result[name] = {"songs": len(parts), "tokens": tokens, "nats_per_token": float(nats / tokens)}
+    return result
+
+
+def by_bar(scores: Sequence[SongScore]) -> dict[str, dict[str, Any]]:
+    """Mean loss of the tokens within each of `BAR_INTERVALS` of their song, per token and per bar."""
+    result = {}
+    for above, up_to in BAR_INTERVALS:
+        chosen = [(score.bars > above) & (score.bars <= (up_to or np.inf)) for score in scores]
+        tokens = sum(int(where.sum()) for where in chosen)
+        if tokens:
+            nats = sum(score.nll[where].sum(dtype=np.float64) for score, where in zip(scores, chosen))
+            bars = sum(len(np.unique(score.bars[where])) for score, where in zip(scores, chosen))
+            result[interval_name(above, up_to)] = {
+                "songs": sum(bool(where.any()) for where in chosen),
+                "tokens": tokens,
+                "bars": bars,
+                "nats_per_token": float(nats / tokens),
+                "bits_per_bar": float(nats / LN2 / bars),
+            }
     return result
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from partimento.training.likelihood import PREFIX_LENGTHS, SongScore, by_length, by_position, summarise
+from partimento.training.likelihood import PREFIX_LENGTHS, SongScore, by_bar, by_length, by_position, summarise
 from partimento.training.reports import markdown_table
 from partimento.training.songs import CONDITIONS
 
@@ -15,13 +15,14 @@ TEST_TO_VALIDATION_LIMIT = 1.05
 
 
 def add_row(report: dict[str, Any], row: str, conditions: str, scores: list[SongScore]) -> None:
-    """Figures over all songs, over those of each genre and length, by position in the song, and of each song."""
+    """Figures over all songs, over those by genre, length, position and bar, and of each song."""
     report.setdefault(row, {})[conditions] = summarise(scores)
     groups = {
         genre: summarise([score for score in scores if score.genre == genre], prefix_lengths=())
         for genre in sorted({score.genre for score in scores})
     }
     tables = {"by_genre": groups, "by_length": by_length(scores), "by_position": by_position(scores)}
+    tables["by_bar"] = by_bar(scores)
     for title, table in tables.items():
         for group, figures in table.items():
             report.setdefault(title, {}).setdefault(group, {}).setdefault(row, {})[conditions] = figures
@@ -87,6 +88,7 @@ def markdown(report: dict[str, Any]) -> str:
             grouped_table("genre, all conditions", figures["by_genre"], rows, names, MEASURES),
             grouped_table("supervised tokens of the song", figures["by_length"], rows, names, MEASURES),
             grouped_table("position in the song", figures["by_position"], rows, names, ("nats_per_token",)),
+            grouped_table("bar of the song", figures["by_bar"], rows, names, MEASURES[:2]),
         ]
     parts += [f"**Alarm:** {alarm}\n" for alarm in report["alarms"]]
     return "\n".join(parts)

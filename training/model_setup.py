@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import partimento.modeling  # registers our architectures
-from partimento.tokenization import MidiProcessor
+from partimento.modeling import DenseVAEModel
+from partimento.tokenization import DenseVAEProcessor, MidiProcessor
 from partimento.training.arguments import ModelArguments, nearest
 from partimento.training.checkpointing import flush_folder, replace_folder
+from partimento.training.lora import add_lora, has_lora, merged_state_dict
 
 assert partimento.modeling
 
@@ -54,7 +56,7 @@ def build_model(arguments: ModelArguments, processor: Any) -> PreTrainedModel:
     """Return the model in fp32: new, or with the weights of `model.init_from`.
 
     Raises:
-        ValueError: as `build_config`, or weights made for another vocabulary.
+        ValueError: as `build_config`, weights made for another vocabulary, or adapters without weights to adapt.
     """
     auto_class = getattr(transformers, arguments.auto_class)
     options = {}
@@ -63,8 +65,14 @@ def build_model(arguments: ModelArguments, processor: Any) -> PreTrainedModel:
     if arguments.init_from:
         model = auto_class.from_pretrained(arguments.init_from, dtype=torch.float32, **options, **arguments.config)
         adopt_vocabulary(model, arguments.init_from, processor)
+    elif arguments.lora_rank:
+        raise ValueError(
+            f"model.lora_rank is {arguments.lora_rank}: adapters need trained weights; give model.init_from"
+        )
     else:
         model = auto_class.from_config(build_config(arguments, processor), dtype=torch.float32, **options)
+    if arguments.lora_rank:
+        add_lora(model, arguments.lora_rank)
     if arguments.gradient_checkpointing:
         model.activation_checkpointing_enable()
     if model.can_generate():
@@ -87,6 +95,27 @@ def build_grid_model(arguments: ModelArguments) -> PreTrainedModel:
         raise ValueError(f"grids.corpus is given, but a {model.config.model_type} reads tokens: give data.corpus")
     if unused := model.generation_config.update(**arguments.generation):
         raise ValueError(f"unknown key 'model.generation.{next(iter(unused))}': see transformers.GenerationConfig")
+    return model
+
+
+def build_roll_model(arguments: ModelArguments, processor: DenseVAEProcessor) -> DenseVAEModel:
+    """Return a dense VAE in fp32 for the grids of a processor: new, or with the weights of `model.init_from`.
+
+    Raises:
+        ValueError: as `build_config`, weights made for other grids, or another architecture.
+    """
+    if arguments.init_from:
+        model = AutoModel.from_pretrained(arguments.init_from, dtype=torch.float32, **arguments.config)
+    else:
+        model = AutoModel.from_config(build_config(arguments, processor), dtype=torch.float32)
+    if not isinstance(model, DenseVAEModel):
+        raise ValueError(f"grids.roll is {processor.kind!r}, but a {model.config.model_type} reads no such grids")
+    shape = tuple(processor.model_config_kwargs()["input_shape"])
+    if tuple(model.config.input_shape) != shape:
+        raise ValueError(
+            f"the model reads {model.config.input_shape}, but grids.roll {processor.kind!r} with grids.num_bars "
+            f"{processor.num_bars} gives {shape}: make them agree"
+        )
     return model
 
 
@@ -141,10 +170,11 @@ def forward_names(model: torch.nn.Module) -> tuple[set[str], bool]:
 
 
 def export_model(folder: Path, model: PreTrainedModel, processor: Any, state_dict: dict[str, torch.Tensor]) -> None:
-    """Write `folder` in Hub layout (weights, configurations, processor), whole or not at all."""
+    """Write `folder` in Hub layout (weights, configurations, processor if there is one), whole or not at all."""
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary, state_dict=state_dict)
-    processor.save_pretrained(temporary)
+    model.save_pretrained(temporary, state_dict=merged_state_dict(model, state_dict) if has_lora(model) else state_dict)
+    if processor is not None:
+        processor.save_pretrained(temporary)
     flush_folder(temporary)
     replace_folder(temporary, folder)

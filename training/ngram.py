@@ -120,12 +120,10 @@ class NGramModel:
 
     def distribution(self, history: Sequence[int]) -> np.ndarray:
         """p(· | history) over the vocabulary, [vocab_size] float64; a short history starts at the boundary."""
-        repeated = np.tile(np.asarray(history, dtype=np.int64), (self.vocab_size, 1))
-        sequences = np.concatenate([repeated, np.arange(self.vocab_size)[:, None]], axis=1)
-        mask = np.zeros(sequences.shape[1], dtype=bool)
-        mask[-1] = True
-        keys = _packed_ngrams(list(sequences), [mask] * self.vocab_size, self.order, self.vocab_size)
-        return self._probabilities(keys)
+        context = 0
+        for token in [self.vocab_size] * (self.order - 1) + [int(token) for token in history]:
+            context = (context << self.bits | token) & ((1 << self.bits * (self.order - 1)) - 1)
+        return self._probabilities((context << self.bits) + np.arange(self.vocab_size, dtype=np.int64))
 
     def _probabilities(self, keys: np.ndarray) -> np.ndarray:
         """Interpolated probability of the last id of each packed n-gram, from the unigrams upwards."""

@@ -18,11 +18,8 @@ similarity error.
 """
 
 import argparse
-import json
 import shlex
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,7 @@ import yaml
 
 from partimento.training.ablation_report import ablation_markdown, compare_runs, plot_ablations
 from partimento.training.arguments import load_arguments
-from partimento.training.checkpointing import write_atomically
+from partimento.training.comparison_runs import Step, keep_identity, report_step, run_step, training_step
 from partimento.training.reports import library_versions, write_report
 from partimento.training.songs import split_files
 
@@ -80,14 +77,22 @@ def run(args: argparse.Namespace, command: list[str]) -> None:
         raise ValueError(f"recipes {', '.join(map(str, args.recipes))}: two of them have one name")
     for recipe in args.recipes:
         load_arguments(recipe, args.overrides)
-    keep_identity(args)
+    identity = {
+        "corpus": str(args.corpus),
+        "recipes": {recipe.name: yaml.safe_load(recipe.read_text(encoding="utf-8")) for recipe in args.recipes},
+        "overrides": args.overrides,
+        "likelihood": [args.split, args.max_songs, args.dtype],
+    }
+    if args.samples:
+        identity["samples"] = [args.samples, args.bars]
+    keep_identity(args.output, identity)
     plan = [(recipe, name, seed) for seed in args.seeds for recipe, name in names.items()]
     folders: dict[str, dict[int, Path]] = {name: {} for name in names.values()}
     for number, (recipe, name, seed) in enumerate(plan, start=1):
         folder = folders[name][seed] = args.output / f"{name}-seed{seed}"
-        for title, done, step in steps(args, recipe, folder, seed):
-            if not done.exists():
-                print(f"[{number} of {len(plan)}] {name}, seed {seed}: {title}", file=sys.stderr)
+        for step in steps(args, recipe, folder, seed):
+            if not step.done.exists():
+                print(f"[{number} of {len(plan)}] {name}, seed {seed}: {step.title}", file=sys.stderr)
                 run_step(step)
     report: dict[str, Any] = {
         "command": "python training/run_ablations.py " + shlex.join(command),
@@ -106,62 +111,21 @@ def run(args: argparse.Namespace, command: list[str]) -> None:
     print(f"written: {json_path}, {markdown_path} and {image}")
 
 
-def keep_identity(args: argparse.Namespace) -> None:
-    """Remember what the runs of a folder were trained with, and refuse to mix them with others.
-
-    Raises: ValueError: the folder holds runs of other recipes, overrides, songs or samples.
-    """
-    wanted = {
-        "corpus": str(args.corpus),
-        "recipes": {str(recipe.name): yaml.safe_load(recipe.read_text(encoding="utf-8")) for recipe in args.recipes},
-        "overrides": args.overrides,
-        "likelihood": [args.split, args.max_songs, args.dtype],
-        "samples": [args.samples, args.bars],
-    }
-    file = args.output / "identity.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    different = [key for key, value in found.items() if key not in ("recipes", "samples") and value != wanted[key]]
-    common = found.get("recipes", {}).keys() & wanted["recipes"].keys()
-    different += [name for name in sorted(common) if found["recipes"][name] != wanted["recipes"][name]]
-    if found.get("samples", [0])[0] and found["samples"] != wanted["samples"]:
-        different.append("samples")
-    if different:
-        raise ValueError(f"{args.output} holds runs with other {', '.join(different)}: choose another --output")
-    wanted["recipes"] = {**found.get("recipes", {}), **wanted["recipes"]}
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(wanted, indent=1) + "\n")
-
-
-def steps(args: argparse.Namespace, recipe: Path, folder: Path, seed: int) -> list[tuple[str, Path, list[str]]]:
-    """(title, what exists when it is done, program and arguments) of one run."""
+def steps(args: argparse.Namespace, recipe: Path, folder: Path, seed: int) -> list[Step]:
+    """All programs of one run."""
     model, corpus = str(folder / "final"), str(args.corpus)
-    overrides = [*args.overrides, f"train.seed={seed}", f"train.output={folder}", f"data.corpus={corpus}"]
     likelihood = ["--model", model, "--corpus", corpus, "--splits", args.split, "--ngram", "0", "--conditions", "all"]
     likelihood += ["--max-songs", str(args.max_songs)] if args.max_songs is not None else []
     likelihood += ["--dtype", args.dtype] if args.dtype else []
-    report = folder / "likelihood.json"
-    train = ["train.py", "--config", str(recipe), "--resume", "auto", "--set", *overrides]
     result = [
-        ("training", folder / "final" / "model.safetensors", train),
-        ("likelihood", report, ["evaluate_lm.py", *likelihood, "-o", str(report)]),
+        training_step(recipe, folder, args.corpus, seed, args.overrides),
+        report_step("likelihood", "evaluate_lm.py", folder, likelihood),
     ]
     if args.samples:
-        report = folder / "samples.json"
         options = ["--model", model, "--corpus", corpus, "-n", str(args.samples), "--bars", str(args.bars)]
-        options += ["--seed", str(seed), "--modes", "conditions_only", "-o", str(report)]
-        result.append(("samples", report, ["evaluate_samples.py", *options]))
+        options += ["--seed", str(seed), "--modes", "conditions_only"]
+        result.append(report_step("samples", "evaluate_samples.py", folder, options))
     return result
-
-
-def run_step(step: Sequence[str]) -> None:
-    """Run a program of this folder. Raises ValueError with the command when it fails."""
-    program, *arguments = step
-    command = [sys.executable, str(FOLDER / program), *arguments]
-    status = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
-    if status in (-2, 130):
-        raise KeyboardInterrupt
-    if status:
-        raise ValueError(f"exit status {status} of: {shlex.join(command)}")
 
 
 if __name__ == "__main__":

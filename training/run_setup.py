@@ -13,8 +13,8 @@ import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 
-from partimento.modeling import RecurrentForCausalLM
-from partimento.tokenization import MidiProcessor, MusicVAEProcessor
+from partimento.modeling import DenseVAEConfig, RecurrentForCausalLM
+from partimento.tokenization import DenseVAEProcessor, MidiProcessor, MusicVAEProcessor
 from partimento.training.arguments import RunArguments, TrainArguments
 from partimento.training.bptt_data import WindowData
 from partimento.training.checkpointing import (
@@ -30,8 +30,9 @@ from partimento.training.checkpointing import (
 )
 from partimento.training.collapse_monitor import CollapseMonitor
 from partimento.training.grid_data import GridData
-from partimento.training.model_setup import build_grid_model, build_model
+from partimento.training.model_setup import build_grid_model, build_model, build_roll_model
 from partimento.training.optimization import make_optimizer
+from partimento.training.roll_data import RollData
 from partimento.training.run_log import RunLog
 from partimento.training.state_carry import StateCarry
 from partimento.training.token_data import TokenData
@@ -54,6 +55,7 @@ FREE_SETTINGS = {
     "train": {
         "output",
         "max_minutes",
+        "max_tokens",
         "eval_every",
         "patience",
         "min_delta",
@@ -109,7 +111,7 @@ def make_loop(arguments: RunArguments, accelerator: Accelerator) -> TrainingLoop
     facts = {"arguments": arguments.to_dict(), "data_hash": data.data_hash, "vocab_hash": processor.vocab_hash}
     log = RunLog(Path(train.output) / "log.jsonl" if accelerator.is_main_process else None)
     monitor = None
-    if isinstance(data, GridData):
+    if isinstance(data, GridData) and getattr(accelerator.unwrap_model(model).config, "variational", True):
         monitor = CollapseMonitor(accelerator.unwrap_model(model), data.validation_batches, accelerator.device)
     carry = None
     if isinstance(data, WindowData) and arguments.bptt.carry:
@@ -140,11 +142,22 @@ def build_on_tokens(arguments: RunArguments, accelerator: Accelerator) -> tuple[
     return model, data, processor
 
 
-def build_on_grids(arguments: RunArguments, accelerator: Accelerator) -> tuple[Any, GridData, MusicVAEProcessor]:
-    """Return model, data and processor of a run on grid windows; the model's configuration fixes the ids."""
-    model = build_grid_model(arguments.model)
-    processor = MusicVAEProcessor.for_model(model.config)
-    data = GridData(arguments.grids, processor, **data_settings(arguments, accelerator))
+def build_on_grids(arguments: RunArguments, accelerator: Accelerator) -> tuple[Any, GridData, Any]:
+    """Return model, data and processor of a run on grid windows.
+
+    The configuration of a MusicVAE fixes its ids; a dense VAE is made for the grid that `grids.roll` names.
+    """
+    settings = data_settings(arguments, accelerator)
+    if arguments.grids.roll:
+        processor = DenseVAEProcessor(arguments.grids.roll, arguments.grids.num_bars)
+        model = build_roll_model(arguments.model, processor)
+        data = RollData(arguments.grids, processor, **settings)
+    elif arguments.model.model_type == DenseVAEConfig.model_type:
+        raise ValueError("grids.roll is not given: say which grid a dense VAE reads (drums, melody or piano_roll)")
+    else:
+        model = build_grid_model(arguments.model)
+        processor = MusicVAEProcessor.for_model(model.config)
+        data = GridData(arguments.grids, processor, **settings)
     data.epoch(0)
     if accelerator.is_main_process:
         for split in (data.train, data.validation):
@@ -222,12 +235,13 @@ def apply_raised_limits(state: LoopState, before: dict[str, Any], train: TrainAr
     Args:
         before: the group `train` of the session that wrote the checkpoint.
     """
-    old, new = before.get("max_minutes", 0.0), train.max_minutes
-    if old and (not new or (new > old and state.seconds < new * 60)):
-        state.planned_updates = 0
-        if state.finished == "max_minutes":
-            state.finished = None
-    reached = state.planned_updates and state.update >= state.planned_updates  # by the clock
+    for limit, used, unit in (("max_minutes", state.seconds, 60), ("max_tokens", state.tokens_seen, 1)):
+        old, new = before.get(limit, 0), getattr(train, limit)
+        if state.limit == limit and old and (not new or (new > old and used < new * unit)):
+            state.planned_updates = 0
+            if state.finished == limit:
+                state.finished = None
+    reached = state.planned_updates and state.update >= state.planned_updates  # by the clock or the tokens
     if state.finished in ("max_updates", "patience") and state.update < train.max_updates and not reached:
         state.finished = None
 

@@ -73,6 +73,15 @@ def seeded_subset(songs: list[Song], size: int | None, seed: int) -> list[Song]:
     return [songs[i] for i in sorted(chosen)]
 
 
+def token_subset(songs: list[Song], num_tokens: int | None, seed: int) -> list[Song]:
+    """A seeded draw of songs until they hold `num_tokens`, in corpus order; all of them when there are not so many."""
+    if num_tokens is None:
+        return songs
+    order = np.random.default_rng(seed).permutation(len(songs))
+    held = np.cumsum([len(songs[i].ids) for i in order])
+    return [songs[i] for i in sorted(order[: np.searchsorted(held, num_tokens) + 1])]
+
+
 def fingerprint(songs: list[Song]) -> str:
     """First 16 digits of a SHA-256 over the songs in order: figures with equal fingerprints may be compared."""
     digest = hashlib.sha256()

@@ -106,7 +106,7 @@ class TrainingLoop:
             self.write_log()
         last = state.update >= self.planned_updates
         if last:
-            state.finished = "max_updates" if state.update >= train.max_updates else "max_minutes"
+            state.finished = "max_updates" if state.update >= train.max_updates else state.limit
         if last or (train.eval_every and state.update % train.eval_every == 0):
             self.validate_and_select()
             if train.patience and state.validations_without_gain >= train.patience:
@@ -177,27 +177,39 @@ class TrainingLoop:
         self.optimizer.zero_grad()
 
     def count(self, batches: list[Batch]) -> dict[str, int]:
-        """Count over all processes; the main process also tells the others here that the time is nearly over."""
+        """Count over all processes; the main process also tells the others here that time or tokens are nearly over."""
         state = self.state
+        limit = self.limit_in_sight()
         numbers = [
             sum(b.num_supervised for b in batches),
             sum(b.num_tokens for b in batches),
-            sum(b.inputs["input_ids"].numel() for b in batches),
-            int(self.accelerator.is_main_process and self.time_is_short()),
+            sum(next(iter(b.inputs.values())).numel() for b in batches),
+            int(self.accelerator.is_main_process and bool(limit)),
         ]
         if self.accelerator.num_processes > 1:
             numbers = [int(number) for number in sum_over_processes(self.accelerator, torch.tensor(numbers))]
         if numbers[3] and not state.planned_updates:
             state.planned_updates = min(self.train.max_updates, state.update + max(1, self.train.cooldown_updates))
-            self.log.write("event", state.update + 1, event="time limit", planned_updates=state.planned_updates)
+            state.limit = limit or "max_minutes"
+            self.log.write("event", state.update + 1, event=limit, planned_updates=state.planned_updates)
         return {"supervised": numbers[0], "tokens": numbers[1], "padded": numbers[2]}
 
-    def time_is_short(self) -> bool:
-        """Whether the cool-down must begin now to end within `max_minutes`."""
-        state, limit = self.state, self.train.max_minutes * 60
-        if not limit or state.planned_updates or state.update <= self.train.warmup_updates:
-            return False  # the first updates, with compilation and the first validation, say little about the rate
-        return state.seconds * (1 + self.train.cooldown_updates / state.update) >= limit
+    def limit_in_sight(self) -> str | None:
+        """The limit for whose sake the cool-down must begin now, to end within it: `max_tokens` or `max_minutes`."""
+        state, train = self.state, self.train
+        if state.planned_updates or not state.update:
+            return None
+        share = 1 + train.cooldown_updates / state.update  # what is used at the end of it over what is used now
+        if train.max_tokens and state.tokens_seen * share >= train.max_tokens:
+            return "max_tokens"
+        # The first updates, with compilation and the first validation, say little about the rate.
+        if (
+            train.max_minutes
+            and state.update > train.warmup_updates
+            and state.seconds * share >= train.max_minutes * 60
+        ):
+            return "max_minutes"
+        return None
 
     def reduce(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
         """Add the shares of all processes."""

@@ -20,6 +20,7 @@ from partimento.training.likelihood import (
     CountedTokens,
     SongScore,
     batch_nll,
+    by_bar,
     by_length,
     by_position,
     model_token_nll,
@@ -119,7 +120,10 @@ def test_museformer_losses_do_not_depend_on_the_batch():
 
 def test_figures_by_hand():
     # two songs: 4 tokens at ln 2 in 2 bars with 1 note; 2 tokens at ln 8 in 1 bar with 2 notes: 4 + 6 bits
-    scores = [SongScore("jazz", np.full(4, math.log(2)), 2, 1), SongScore("folk", np.full(2, math.log(8)), 1, 2)]
+    scores = [
+        SongScore("jazz", np.full(4, math.log(2)), 2, 1, np.array([1, 1, 2, 2])),
+        SongScore("folk", np.full(2, math.log(8)), 1, 2, np.array([1, 1])),
+    ]
     figures = summarise(scores, prefix_lengths=(1, 3, 100))
     assert figures["nats_per_token"] == pytest.approx(10 / 6 * math.log(2))
     assert figures["bits_per_token"] == pytest.approx(10 / 6)
@@ -137,15 +141,22 @@ def test_figures_by_hand():
 def test_intervals_by_hand():
     # 1,500 tokens at 1 nat, then 500 at 3; and a song of 10 tokens at 2 nats
     long = np.concatenate([np.full(1500, 1.0), np.full(500, 3.0)])
-    scores = [SongScore("jazz", long, 4, 8), SongScore("folk", np.full(10, 2.0), 1, 1)]
+    bars = np.repeat([1, 4, 5, 9], 500)
+    scores = [SongScore("jazz", long, 4, 8, bars), SongScore("folk", np.full(10, 2.0), 1, 1, np.ones(10))]
     lengths, positions = by_length(scores), by_position(scores)
     assert {name: f["songs"] for name, f in lengths.items()} == {"1-1,024": 1, "1,025-5,120": 1}
     assert lengths["1,025-5,120"]["nats_per_token"] == 1.5
     assert lengths["1,025-5,120"]["bits_per_bar"] == pytest.approx(3000 / math.log(2) / 4)
     assert positions["1-1,024"]["nats_per_token"] == pytest.approx((1024 + 20) / 1034)
     assert positions["1,025-5,120"] == {"songs": 1, "tokens": 976, "nats_per_token": (476 + 1500) / 976}
-    assert list(by_position([SongScore("x", np.ones(10_241), 1, 1)]))[-1] == "over 10,240"
-    assert by_length([SongScore("x", np.ones(1024), 1, 1)]).keys() == {"1-1,024"}
+    assert list(by_position([SongScore("x", np.ones(10_241), 1, 1, np.ones(10_241))]))[-1] == "over 10,240"
+    assert by_length([SongScore("x", np.ones(1024), 1, 1, np.ones(1024))]).keys() == {"1-1,024"}
+    bars = by_bar(scores)
+    assert {name: (f["songs"], f["tokens"], f["bars"]) for name, f in bars.items()} == {
+        "1-4": (2, 1010, 3), "5-8": (1, 500, 1), "9-16": (1, 500, 1)
+    }  # fmt: skip
+    assert bars["1-4"]["bits_per_bar"] == pytest.approx(1020 / math.log(2) / 3)
+    assert bars["9-16"]["nats_per_token"] == 3.0
 
 
 @pytest.mark.parametrize("model_type", ["museformer", "gpt2"])
@@ -195,7 +206,7 @@ def test_the_fingerprint_sees_every_weight():
 
 
 def test_figures_that_cannot_be_had():
-    figures = summarise([SongScore("jazz", np.ones(3), 0, 0)])
+    figures = summarise([SongScore("jazz", np.ones(3), 0, 0, np.zeros(3))])
     assert figures["nats_per_token_se"] is figures["bits_per_bar"] is figures["bits_per_note"] is None
     with pytest.raises(ValueError, match="no supervised token"):
         summarise([])

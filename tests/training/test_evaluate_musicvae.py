@@ -79,7 +79,8 @@ def test_report(tmp_path, kind):
     assert evaluate_musicvae.main(arguments) == 0
     report = json.loads(output.read_text())
     names = ["melody", "bass", "drums"] if kind == "trio" else ["melody"]
-    modes = {"always_no_event", "teacher_forced", "free_argmax_mu", "free_argmax_z", "free_t1_mu", "free_t1_z"}
+    free = {"free_argmax_mu", "free_argmax_z", "free_t1_mu", "free_t1_z"}
+    modes = {"always_no_event", "teacher_forced", "reference_sampling", *free}
     assert set(report["reconstruction"]) == modes
     for mode in modes:  # the baseline and the split into events and no events are in every report
         for name in names:
@@ -98,6 +99,8 @@ def test_report(tmp_path, kind):
         assert path["ends_exact"]
         assert path["finite"]
         assert path["distance_from_start"][0] == 0
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {f"report_{name}.png" for name in ("latent", "paths", "strips", "reconstructions", "samples")}
     assert "always_no_event" in output.with_suffix(".md").read_text()
     info = json.loads((tmp_path / "model" / "latent_info.json").read_text())
     assert np.shape(info["mu_quantiles"]["values"]) == (5, 8)
@@ -128,6 +131,21 @@ def test_vector_is_the_difference_of_quartile_means():
         attributes.attribute_vectors(codes, {"x": np.full(8, 2.0)})
     with pytest.raises(ValueError, match="defined for 0 windows only"):
         attributes.attribute_vectors(codes, {"x": np.full(8, np.nan)})
+
+
+def test_cleaner_directions():
+    torch.manual_seed(0)
+    vectors = {"a": torch.tensor([2.0, 0, 0, 0]), "b": torch.tensor([1.0, 1.0, 0, 3.0])}
+    apart = attributes.orthogonal(vectors)
+    assert float(apart["a"] @ apart["b"]) == pytest.approx(0, abs=1e-5)
+    for name, vector in vectors.items():
+        assert float(apart[name].norm()) == pytest.approx(float(vector.norm()))
+        assert torch.cosine_similarity(apart[name], vector, dim=0) > 0.97
+    right_angles = {"a": torch.tensor([0.0, 2.0]), "b": torch.tensor([3.0, 0.0])}
+    for name, vector in attributes.orthogonal(right_angles).items():
+        torch.testing.assert_close(vector, right_angles[name])
+    kept = attributes.only_active(vectors, torch.tensor([[0.5, 0.99, 1.0, 0.9]]))
+    assert kept["b"].tolist() == [1, 0, 0, 3]
 
 
 class PlantedModel:
@@ -167,6 +185,10 @@ def test_vectors_are_written_and_read_by_the_model(tmp_path):
         "--max-dropped-share",
         "1",
     ]
+    assert attributes.main([*arguments, "--active-only", "--orthogonal", "--output", str(tmp_path / "other")]) == 0
+    assert not (tmp_path / "model" / "attributes.safetensors").exists()
+    apart = load_file(tmp_path / "other" / "attributes.safetensors")
+    assert float(apart["c_diatonic"] @ apart["note_density"]) == pytest.approx(0, abs=1e-6)
     assert attributes.main(arguments) == 0
     model = MusicVAEModel.from_pretrained(tmp_path / "model")
     vectors = load_file(tmp_path / "model" / "attributes.safetensors")

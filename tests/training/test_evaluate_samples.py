@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from partimento.tokenization import MidiProcessor
-from partimento.training import evaluate_samples
+from partimento.training import evaluate_samples, ngram_lm
 from partimento.training.sample_checks import (
     CHECKS,
     DEFAULT_INSTRUMENTS,
@@ -210,7 +210,7 @@ class StandIn:
 
 
 def test_report_of_the_program(processor, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate_samples, "MidiGenerator", StandIn)
+    monkeypatch.setattr(ngram_lm, "MidiGenerator", StandIn)
     processor.save_pretrained(tmp_path / "model")
     output = tmp_path / "samples.json"
     arguments = ["--model", str(tmp_path / "model"), "-n", "12", "--bars", "6", "-o", str(output)]
@@ -229,7 +229,7 @@ def test_report_of_the_program(processor, tmp_path, monkeypatch, capsys):
 
 
 def test_requests_follow_the_training_songs(processor, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_samples, "MidiGenerator", StandIn)
+    monkeypatch.setattr(ngram_lm, "MidiGenerator", StandIn)
     processor.save_pretrained(tmp_path / "model")
     (tmp_path / "tokenized").mkdir()
     songs = [Request(genre, ("organ", "drums"), 4, 150.0, "A-minor", 0) for genre in processor.labels("genre")]
@@ -263,7 +263,7 @@ class Interrupted(StandIn):
 
 
 def test_an_interrupted_run_goes_on_behind_its_last_sample(processor, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate_samples, "MidiGenerator", Interrupted)
+    monkeypatch.setattr(ngram_lm, "MidiGenerator", Interrupted)
     processor.save_pretrained(tmp_path / "model")
     arguments = ["--model", str(tmp_path / "model"), "--bars", "4", "-o", str(tmp_path / "samples.json")]
     assert evaluate_samples.main([*arguments, "-n", "4"]) == 130
@@ -326,7 +326,7 @@ def write_corpus(folder, processor, **splits):
 
 def test_samples_that_are_the_training_songs_have_no_error_and_are_copies(processor, tmp_path, monkeypatch):
     """The stand-in writes one piece only, and that is the whole training set."""
-    monkeypatch.setattr(evaluate_samples, "MidiGenerator", StandIn)
+    monkeypatch.setattr(ngram_lm, "MidiGenerator", StandIn)
     processor.save_pretrained(tmp_path / "model")
     request = Request("Jazz", ("piano", "drums"), 9, 150.0, None, 0)
     theirs, other = compose(processor, request), compose(processor, request, key="A-minor", bars=12, empty=(1, 4))

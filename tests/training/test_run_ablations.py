@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from partimento.training import evaluate_lm, run_ablations
+from partimento.training import comparison_runs, evaluate_lm, run_ablations
 from partimento.training.ablation_report import mean_curve, over_seeds, paired_difference
 from partimento.training.arguments import load_arguments
 from partimento.training.model_setup import build_config
@@ -76,7 +76,7 @@ def test_all_steps_and_what_is_done_is_not_done_again(
     output, steps = tmp_path / "ablations", []
 
     def in_this_process(step):
-        program, *arguments = step
+        program, arguments = step.program, list(step.arguments)
         steps.append((program, Path(arguments[-1]).parent.name if program != "train.py" else arguments[2]))
         if len(steps) == 3:
             raise KeyboardInterrupt
@@ -115,6 +115,6 @@ def test_all_steps_and_what_is_done_is_not_done_again(
 
 def test_a_step_that_fails_names_its_command(tmp_path, monkeypatch):
     (tmp_path / "fails.py").write_text("import sys; sys.exit(7)")
-    monkeypatch.setattr(run_ablations, "FOLDER", tmp_path)
+    monkeypatch.setattr(comparison_runs, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"exit status 7 of: .*fails\.py --word"):
-        run_ablations.run_step(["fails.py", "--word"])
+        comparison_runs.run_step(comparison_runs.Step("it", tmp_path / "done", "fails.py", ("--word",)))

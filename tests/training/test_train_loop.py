@@ -279,6 +279,21 @@ def test_a_time_limit_cools_down_and_ends_cleanly(recipe, run_training, logged):
     assert len([entry for entry in logged(output) if entry["kind"] == "train"]) == 5
 
 
+def test_a_token_limit_cools_down_and_can_be_raised(recipe, run_training, logged):
+    config = recipe(
+        train__max_updates=500, train__max_tokens=6000, train__cooldown_updates=4, train__batches_per_update=1
+    )
+    assert run_training(config) == 0
+    output = output_of(config)
+    train = [entry for entry in logged(output) if entry["kind"] == "train"]
+    assert train[-1]["tokens_seen"] == pytest.approx(6000, abs=500)  # an update has at most 480 tokens
+    assert [entry["lr"] for entry in train[-5:]] == pytest.approx([3e-3 * factor for factor in (1, 1, 0.75, 0.5, 0.25)])
+    assert run_training(config, "--resume", "auto") == 0  # finished: nothing is added
+    assert len([entry for entry in logged(output) if entry["kind"] == "train"]) == len(train)
+    assert run_training(config, "--resume", "auto", "--set", "train.max_tokens=8000") == 0
+    assert [e["tokens_seen"] for e in logged(output) if e["kind"] == "train"][-1] == pytest.approx(8000, abs=500)
+
+
 def test_a_raised_time_limit_goes_on_and_keeps_the_first_facts(recipe, run_training, logged, facts_of):
     config = recipe(train__max_updates=4, train__max_minutes=1e-6)
     assert run_training(config) == 0

@@ -44,5 +44,9 @@ class BitsPerBar(evaluate.Metric):
             raise ValueError(
                 f"losses of {len(predictions)} songs, {len(bars)} bars, {len(notes)} notes: one of each a song"
             )
-        scores = [SongScore("", np.array(nats, float), b, n) for nats, b, n in zip(predictions, bars, notes)]
+        nowhere = [np.zeros(len(nats)) for nats in predictions]  # in which bar a token stands is not asked
+        scores = [
+            SongScore("", np.array(nats, float), b, n, places)
+            for nats, b, n, places in zip(predictions, bars, notes, nowhere)
+        ]
         return summarise(scores, prefix_lengths)
