@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-all bench quality wheel-test clean
+.PHONY: help demo space test test-all browser-test soak bench quality wheel-test clean
 .DEFAULT_GOAL := help
 
 help:           ## list the targets
@@ -34,8 +34,19 @@ demo: $(VENV)/.demo  ## install, then write a multi-track MIDI file and its pian
 	$(BIN)/partimento generate --genre jazz --instruments piano,bass,drums --bars 16 --seed 2 -o $(DEMO) --piano-roll
 	$(BIN)/partimento info $(DEMO)
 
+SPACE ?= composer
+space: $(VENV)/.dev  ## start a Space on this machine, offline: make space, or make space SPACE=loops
+	$(BIN)/partimento space $(SPACE)
+
 test: $(VENV)/.dev   ## install, then run the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --maxschedchunk 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --maxschedchunk 2 -m "not browser"
+
+browser-test: $(VENV)/.dev  ## the Spaces in headless Chromium (apt-get install chromium); screenshots in build/screenshots
+	$(PIP) -e ".[browser]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/spaces -m browser -s
+
+soak: $(VENV)/.dev  ## clients that use the composer Space at once; jobs lost and growth of memory (SOAK_OPTIONS="--minutes 30")
+	$(BIN)/python tests/spaces/soak.py $(SOAK_OPTIONS)
 
 bench: $(VENV)/.dev  ## speed and memory, as ratios measured in one run (build/bench/; BENCH_OPTIONS=--quick)
 	OMP_NUM_THREADS=1 $(BIN)/python training/benchmark.py --threads 1 --output build/bench $(BENCH_OPTIONS)

@@ -6,13 +6,19 @@ import queue
 import secrets
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from partimento.pipelines import GeneratedMidi, MidiGenerator, PromptReader, PromptReading
+import numpy as np
+
+from partimento.pipelines import GeneratedMidi, MidiGenerator, PromptReader, PromptReading, rewrite_bars
+from partimento.pipelines.keys import semitones_between
 from partimento.tokenization import (
+    DroppedTracksWarning,
     EmptyMidiError,
     MidiError,
     MidiParseError,
@@ -20,10 +26,14 @@ from partimento.tokenization import (
     NotMidiError,
     TimeSignatureError,
 )
+from partimento.tokenization.conditions import estimate_key
+from partimento.tokenization.general_midi import program_name
 
 MAX_BARS, MAX_OUTPUTS, MAX_BARS_IN_ALL = 64, 4, 128
 MAX_UPLOAD_BYTES, MAX_UPLOAD_NOTES = 2_000_000, 20_000
 MAX_SECONDS = 600.0
+MAX_UPLOAD_BARS = 512
+CANDIDATES = 4  # versions of rewritten bars, of which the best fitting is kept
 POLL = 0.25  # seconds between looks at a running generation
 Notes = list[list[float]]
 """[program (-1 = drums), pitch, start in beats, length in beats, velocity] each."""
@@ -31,6 +41,28 @@ Notes = list[list[float]]
 
 class RequestError(ValueError):
     """A request that cannot be fulfilled; the message is for the visitor and holds no path."""
+
+
+@dataclass
+class Opened:
+    """An uploaded piece as the model hears it."""
+
+    midi: bytes = field(repr=False)
+    bars: list[Notes] = field(repr=False)
+    measured: dict[str, Any]
+    facts: str
+    """What it is and what was changed, in a sentence."""
+
+
+def shift_towards(bars: list[Notes], key: str | None) -> int:
+    """Semitones by which these notes would be moved to `key`, as the finished piece will be."""
+    weights = np.zeros(12)
+    for bar in bars:
+        for program, pitch, _, length, _ in bar:
+            if program >= 0:
+                weights[int(pitch) % 12] += length
+    found = estimate_key(weights) if key and weights.any() else None
+    return semitones_between(found, key) if found and key else 0
 
 
 def notes_by_bar(score, num_bars: int) -> list[Notes]:
@@ -63,12 +95,38 @@ class Run:
     pieces: list[GeneratedMidi] = field(default_factory=list)
     """The result, once it is there."""
     primer_bars: int = 0
+    kind: str = "Output"
+    """What each of the outputs is called while they are written."""
     seconds: float = 0.0
     stopped: bool = False
 
     def written(self, output: int) -> int:
         """Finished new bars of an output."""
+        if self.pieces and self.kind == "Candidate":
+            return self.total
         return len(self.bars[output]) - self.primer_bars
+
+
+class Worker:
+    """One thread in which all work of models is done, one thing after another; it does not outlive the program."""
+
+    def __init__(self):
+        self.jobs: queue.Queue = queue.Queue()
+        threading.Thread(target=self._run, daemon=True, name="model").start()
+
+    def submit(self, job: Callable[[], Any]) -> Future:
+        """What `job` returns or raises, once its turn has come."""
+        future: Future = Future()
+        self.jobs.put((future, job))
+        return future
+
+    def _run(self) -> None:
+        while True:
+            future, job = self.jobs.get()
+            try:
+                future.set_result(job())
+            except BaseException as error:  # it is raised again by who waits for the result
+                future.set_exception(error)
 
 
 class Composer:
@@ -77,7 +135,7 @@ class Composer:
     def __init__(self, generator: MidiGenerator):
         self.generator, self.processor = generator, generator.processor
         self.reader = PromptReader(generator.processor)
-        self.model_lock = threading.Lock()
+        self.worker = Worker()
 
     def read(self, prompt: str) -> PromptReading:
         """The prompt as it is understood."""
@@ -101,9 +159,53 @@ class Composer:
         """More bars after a MIDI file; else as `compose`. The primer's notes are the first bars of each output."""
         self._check(request)
         primer = self.primer(midi)
-        run = Run(int(request["bars"]), int(request["num_outputs"]), primer_bars=primer.num_bars)
-        run.bars = [notes_by_bar(primer.to_score(), primer.num_bars) for _ in range(run.outputs)]
-        yield from self._watch(run, stop, lambda **how: self.generator.continue_midi(midi, **request, **how))
+        end = request.get("after_bar")
+        end = primer.num_bars if end is None else int(end)
+        if not 0 <= end <= primer.num_bars:
+            raise RequestError(f"The piece has {primer.num_bars} bars; choose a bar from 0 to {primer.num_bars}.")
+        run = Run(int(request["bars"]), int(request["num_outputs"]), primer_bars=end)
+        run.bars = [notes_by_bar(primer.to_score(), end) for _ in range(run.outputs)]
+        score = primer.to_score()
+        yield from self._watch(run, stop, lambda **how: self.generator.continue_midi(score, **request, **how))
+
+    def rewrite(
+        self, midi: bytes, first: int, last: int, request: dict[str, Any], stop: threading.Event
+    ) -> Iterator[Run]:
+        """Bars `first` to `last` (from 1) written anew; else as `compose`. While it runs, each output is a candidate
+        for these bars; the last run has one piece, whole."""
+        piece = self.primer(midi)
+        if not 1 <= first <= last <= piece.num_bars:
+            raise RequestError(f"The piece has bars 1 to {piece.num_bars}; choose the first and the last to rewrite.")
+        candidates = CANDIDATES if last < piece.num_bars else 1
+        self._check({"bars": last - first + 1, "num_outputs": candidates})
+        run = Run(last - first + 1, candidates, kind="Candidate")
+        run.bars = [[] for _ in range(candidates)]
+        score = piece.to_score()
+
+        def write(**how) -> list[GeneratedMidi]:
+            how |= {"candidates": candidates, **request}
+            return [rewrite_bars(self.generator, score, first, last, **how).piece]
+
+        for state in self._watch(run, stop, write):
+            if state.stopped:
+                raise RequestError("Stopped; the bars are as they were.")
+            yield state
+
+    def open(self, midi: bytes) -> Opened:
+        """An uploaded file on the grid of the model."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DroppedTracksWarning)
+            piece = self.primer(midi)
+        score = piece.to_score()
+        names = [program_name(-1 if track.is_drum else track.program) for track in score.tracks]
+        measured = self.processor.measure_conditions(piece) | {"programs": names}
+        dropped = sum(issubclass(item.category, DroppedTracksWarning) for item in caught)
+        facts = (
+            f"{piece.num_bars} bars in 4/4 at {measured['tempo']:.0f} bpm, {piece.num_notes:,} notes: "
+            f"{', '.join(names)}. Times are on a grid of twelfths of a beat."
+        )
+        facts += " Tracks of programs that the model does not know were left out." if dropped else ""
+        return Opened(score.resample(480).dumps_midi(), notes_by_bar(score, piece.num_bars), measured, facts)
 
     def primer(self, midi: bytes):
         """The piece in an uploaded file, checked against the limits."""
@@ -113,6 +215,8 @@ class Composer:
             piece = self.processor.load_piece(midi)
         if piece.num_notes > MAX_UPLOAD_NOTES:
             raise RequestError(f"The file has {piece.num_notes:,} notes; the limit is {MAX_UPLOAD_NOTES:,}.")
+        if piece.num_bars > MAX_UPLOAD_BARS:
+            raise RequestError(f"The file has {piece.num_bars:,} bars; the limit is {MAX_UPLOAD_BARS:,}.")
         return piece
 
     def _check(self, request: dict[str, Any]) -> None:
@@ -126,7 +230,7 @@ class Composer:
             raise RequestError(f"{bars} bars × {outputs} outputs exceeds the limit of {MAX_BARS_IN_ALL} bars.")
 
     def _watch(self, run: Run, stop: threading.Event, write: Callable[..., list[GeneratedMidi]]) -> Iterator[Run]:
-        """Runs `write` in a thread; however this iterator ends, the thread is told to stop."""
+        """Runs `write` in the model's thread; however this iterator ends, the thread is told to stop."""
         news: queue.Queue = queue.Queue()
 
         def on_music(output: int, bars: int, ids: list[int]) -> None:
@@ -135,13 +239,12 @@ class Composer:
 
         def work() -> None:
             try:
-                with self.model_lock:
-                    news.put(write(on_music=on_music, stop=stop, max_seconds=MAX_SECONDS))
+                news.put(write(on_music=on_music, stop=stop, max_seconds=MAX_SECONDS))
             except BaseException as error:  # it is raised again by the reader of the queue
                 news.put(error)
 
         started = time.monotonic()
-        threading.Thread(target=work, daemon=True, name=f"composer-{run.run_id}").start()
+        self.worker.submit(work)
         try:
             while True:
                 try:

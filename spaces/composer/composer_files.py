@@ -57,14 +57,6 @@ def settings_json(version: dict) -> bytes:
     return json.dumps({name: version.get(name) for name in names}, indent=2, ensure_ascii=False).encode()
 
 
-def write_download(folder: Path, name: str, data: bytes) -> str:
-    """Writes a download and returns where it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    path.write_bytes(data)
-    return str(path)
-
-
 def soundfont() -> Path | None:
     """`SOUNDFONT`, or the first .sf2 of the system's folders."""
     named = os.environ.get("SOUNDFONT")

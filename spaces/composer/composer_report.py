@@ -14,20 +14,23 @@ from partimento.pipelines.keys import semitones_between
 from partimento.tokenization.general_midi import program_name
 
 
-def roll_value(bars: list, total: int, primer_bars: int, tempo: float | None, selected: int) -> dict[str, Any]:
-    """The value of a roll: notes by bar and output, and the names of the programs."""
+def roll_value(
+    bars: list, total: int, primer_bars: int, tempo: float | None, selected: int, chosen: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """The value of a roll: notes by bar and output, the names of the programs, and the chosen bars (from 1)."""
     programs = {note[0] for output in bars for bar in output for note in bar}
     outputs = [
         {
             "bars": output,
             "total": max(total, len(output)),
             "primer": primer_bars,
-            "caption": f"bar {len(output)} of {max(total, len(output))}",
+            "caption": f"bar {len(output)} of {total}" if len(output) < total else "",
         }
         for output in bars
     ]
     names = {str(program): program_name(program) for program in sorted(programs)}
-    return {"outputs": outputs, "selected": selected, "tempo": tempo or 120, "names": names}
+    value = {"outputs": outputs, "selected": selected, "tempo": tempo or 120, "names": names}
+    return value | {"range": [selected, *chosen] if chosen else None}
 
 
 def downloads_html(version: Version, index: int) -> str:

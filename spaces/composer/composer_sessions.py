@@ -25,14 +25,17 @@ class Version:
     measured: list[dict[str, Any]]
     seconds: float
     complete: bool
+    transposed: list[int]
+    """Semitones by which each output was moved to the asked key."""
     primer_bars: int = 0
     parent: int | None = None
+    pinned: bool = False
 
     @property
     def label(self) -> str:
         """One line for the list of versions."""
-        state = "" if self.complete else ", stopped"
-        return f"{self.number}. {self.action}, {max(map(len, self.bars))} bars, seed {self.seed}{state}"
+        state = ("" if self.complete else ", stopped") + (", pinned" if self.pinned else "")
+        return f"{self.number}. {self.action}, {max(map(len, self.bars))} bars{state}"
 
 
 class Session:
@@ -52,13 +55,14 @@ class Session:
         return self.versions.get(self.current) if self.current is not None else None
 
     def add(self, **facts: Any) -> Version:
-        """A new version with the shown one as its parent; beyond twenty the oldest goes."""
+        """A new version with the shown one as its parent; beyond twenty the oldest that is not pinned goes."""
         self.made += 1
         version = Version(number=self.made, parent=self.current, **facts)
         self.versions[version.number] = version
-        while len(self.versions) > MAX_VERSIONS:
-            del self.versions[min(self.versions)]
         self.current = version.number
+        loose = [number for number, item in self.versions.items() if not item.pinned]
+        if len(self.versions) > MAX_VERSIONS:
+            del self.versions[min(loose)]
         return version
 
     def undo(self) -> None:
@@ -71,3 +75,10 @@ class Session:
         children = [number for number, version in self.versions.items() if version.parent == self.current]
         if children:
             self.current = max(children)
+
+    def pin(self) -> None:
+        """Pins the shown version, or unpins it; nineteen at most, so that new ones have a place."""
+        version = self.shown
+        pinned = sum(item.pinned for item in self.versions.values())
+        if version and (version.pinned or pinned < MAX_VERSIONS - 1):
+            version.pinned = not version.pinned

@@ -1,17 +1,19 @@
 """A running Composer Space and a headless Chromium for it; tests skip, and say so, where a program is missing."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-SPACE = ROOT / "spaces" / "composer"
 SHOTS = ROOT / "build" / "screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -24,37 +26,84 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
-def composer_url(tmp_path_factory):
-    """Address of the Space, started as a visitor of the repository starts it."""
-    pytest.importorskip("gradio", reason="the Spaces need gradio: pip install 'partimento[space]'")
-    if not (SPACE / "app.py").is_file():
-        pytest.skip("runs outside the checkout: spaces/ is not there")
-    port, folder = free_port(), tmp_path_factory.mktemp("space")
-    environment = os.environ | {
-        "GRADIO_TEMP_DIR": str(folder / "gradio"),
-        "OMP_NUM_THREADS": "1",
-    }
-    with (folder / "log").open("w") as log:
-        command = [sys.executable, "-m", "partimento.pipelines.cli", "space", "composer", "--port", str(port)]
+@contextmanager
+def running_space(name: str, folder: Path, **environment: str):
+    """(address, process) of a Space, started as a visitor of the repository starts it."""
+    port, log_file = free_port(), folder / "log"
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "gradio"), "OMP_NUM_THREADS": "1"} | environment
+    with log_file.open("w") as log:
+        command = [sys.executable, "-m", "partimento.pipelines.cli", "space", name, "--port", str(port)]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}/"
     try:
         for _ in range(1200):
             if process.poll() is not None:
-                pytest.fail(f"the Space did not start:\n{(folder / 'log').read_text()}")
+                pytest.fail(f"the Space did not start:\n{log_file.read_text()}")
             try:
                 urlopen(url, timeout=5).close()
                 break
             except OSError:
                 time.sleep(0.5)
         else:
-            pytest.fail(f"the Space did not answer within ten minutes:\n{(folder / 'log').read_text()}")
-        yield url
-        assert "Traceback" not in (folder / "log").read_text()
+            pytest.fail(f"the Space did not answer within ten minutes:\n{log_file.read_text()}")
+        yield url, process
+        assert "Traceback" not in log_file.read_text(), log_file.read_text()
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def need_space(name: str) -> None:
+    """Skips where the Space or its libraries are not there."""
+    pytest.importorskip("gradio", reason="the Spaces need gradio: pip install 'partimento[space]'")
+    if not (ROOT / "spaces" / name / "app.py").is_file():
+        pytest.skip("runs outside the checkout: spaces/ is not there")
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory) -> dict[str, str]:
+    """Environment that names an untrained LSTM and MusicVAE for the comparison."""
+    from transformers import GenerationConfig
+
+    from partimento.checkpoints import embedded_checkpoint
+    from partimento.modeling import MusicVAEConfig, MusicVAEModel, RecurrentConfig, RecurrentForCausalLM
+    from partimento.tokenization import MidiProcessor, MusicVAEProcessor
+
+    folder = tmp_path_factory.mktemp("models")
+    processor = MidiProcessor.from_pretrained(embedded_checkpoint("museformer-small"))
+    facts = processor.model_config_kwargs()
+    names = ("vocab_size", "bar_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
+    lstm = RecurrentForCausalLM(
+        RecurrentConfig(hidden_size=16, embedding_size=8, num_hidden_layers=1, **{name: facts[name] for name in names})
+    )
+    with torch.no_grad():
+        lstm.get_output_embeddings().bias[processor.bar_token_id] = 5.0  # bars of a few notes
+    lstm.generation_config = GenerationConfig(**{name: facts[name] for name in names[2:]})
+    lstm.save_pretrained(folder / "lstm")
+    processor.save_pretrained(folder / "lstm")
+    config = MusicVAEConfig.from_preset(
+        "mel_2bar_small", encoder_hidden_sizes=(8,), decoder_hidden_sizes=(8,), z_size=4
+    )
+    MusicVAEModel(config).save_pretrained(folder / "vae")
+    MusicVAEProcessor.for_model(config).save_pretrained(folder / "vae")
+    return {"COMPARE_LSTM": str(folder / "lstm"), "COMPARE_MUSICVAE": str(folder / "vae")}
+
+
+@pytest.fixture(scope="session")
+def composer_url(tmp_path_factory, small_models):
+    """Address of the composer Space."""
+    need_space("composer")
+    with running_space("composer", tmp_path_factory.mktemp("space"), **small_models) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="session")
+def lame_composer_url(tmp_path_factory, small_models):
+    """Address of a composer Space whose MusicVAE cannot be loaded and that has no soundfont."""
+    need_space("composer")
+    missing = {"COMPARE_MUSICVAE": "no-such-model", "SOUNDFONT": "no-such-file"}
+    with running_space("composer", tmp_path_factory.mktemp("lame"), **(small_models | missing)) as (url, _):
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -75,18 +124,18 @@ def browser():
 class Visitor:
     """A page in a context of its own that notes every foreign request, page error and console error."""
 
-    def __init__(self, browser, url: str, width: int = 1280, scheme: str = "light"):
+    def __init__(self, browser, url: str, width: int = 1280, scheme: str = "light", ready: str = "Generate"):
         self.url, self.faults = url, []
         self.context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
         )
         self.page = self.context.new_page()
-        self.page.set_default_timeout(180_000)
+        self.page.set_default_timeout(90_000)
         self.page.on("request", self._request)
         self.page.on("pageerror", lambda error: self.faults.append(f"page error: {error}"))
         self.page.on("console", self._console)
         self.page.goto(url)
-        self.page.get_by_role("button", name="Generate", exact=True).wait_for()
+        self.page.get_by_role("button", name=ready, exact=True).wait_for()
 
     def _request(self, request) -> None:
         if not request.url.startswith((self.url, "data:", "blob:")):
@@ -95,6 +144,11 @@ class Visitor:
     def _console(self, message) -> None:
         if message.type == "error":
             self.faults.append(f"console: {message.text} {message.location}")
+
+    def leaks(self) -> list[str]:
+        """Paths of the server that stand in the page."""
+        content = self.page.content()
+        return [f"path in the page: {path}" for path in (str(ROOT), "/tmp/", "site-packages") if path in content]
 
     def shot(self, name: str) -> None:
         SHOTS.mkdir(parents=True, exist_ok=True)
@@ -109,6 +163,25 @@ class Visitor:
     def status(self) -> str:
         return self.page.locator("#status").inner_text()
 
+    def version(self, words: str) -> None:
+        """Waits until the shown version is called so."""
+        self.page.wait_for_function(f"document.querySelector('#history input').value.includes({words!r})")
+
+    def open_file(self, data: bytes, place: str = "#upload") -> None:
+        """Opens a file `piece.mid` with these bytes as the visitor does."""
+        with self.page.expect_file_chooser() as chooser:
+            self.page.locator(place).click()
+        chooser.value.set_files({"name": "piece.mid", "mimeType": "audio/midi", "buffer": data})
+
+    def told(self) -> str:
+        """The message on the page, which is closed."""
+        toast = self.page.locator(".toast-body").first
+        toast.wait_for()
+        text = toast.inner_text()
+        self.page.locator(".toast-close").first.click()
+        toast.wait_for(state="detached")
+        return text
+
     def set_number(self, slot: str, value) -> None:
         field = self.page.locator(f"#{slot} input[type=number]").first
         field.fill(str(value))
@@ -121,22 +194,54 @@ class Visitor:
 
     def midi(self) -> bytes:
         """The .mid download."""
+        return self.download("Download .mid")
+
+    def download(self, name: str) -> bytes:
+        """What stands behind a link."""
+        link = self.page.get_by_role("link", name=name)
+        link.wait_for()
         with self.page.expect_download() as download:
-            self.page.get_by_role("link", name="Download .mid").click()
+            link.click()
         return Path(download.value.path()).read_bytes()
 
 
 @pytest.fixture
-def visit(browser, composer_url):
-    """visit(width, scheme) opens the Space; at the end no visitor may have met a fault."""
+def open_page(browser):
+    """open_page(url, ...) is a Visitor of a Space; at the end no visitor may have met a fault."""
     visitors = []
 
-    def open_page(width: int = 1280, scheme: str = "light") -> Visitor:
-        visitors.append(Visitor(browser, composer_url, width, scheme))
+    def visit_page(url: str, **settings) -> Visitor:
+        visitors.append(Visitor(browser, url, **settings))
         return visitors[-1]
 
-    yield open_page
-    faults = [fault for visitor in visitors for fault in visitor.faults]
+    yield visit_page
+    faults = [fault for visitor in visitors for fault in [*visitor.faults, *visitor.leaks()]]
     for visitor in visitors:
         visitor.context.close()
     assert not faults, "\n".join(faults)
+
+
+@pytest.fixture
+def visit(open_page, composer_url):
+    """visit(width, scheme) opens the composer Space."""
+    return lambda width=1280, scheme="light", url=composer_url: open_page(url, width=width, scheme=scheme)
+
+
+@pytest.fixture(scope="session")
+def loops_models(tmp_path_factory) -> dict[str, str]:
+    """Names and folders of untrained MusicVAEs with latent facts and attribute vectors: melody, drums, trio."""
+    save = runpy.run_path(str(ROOT / "tests" / "pipelines" / "conftest.py"))["save_model"]
+    folder = tmp_path_factory.mktemp("loops")
+    tracks = {"mel": ("melody",), "drums": ("drums",), "trio": ("melody", "bass", "drums")}
+    return {name: str(save(folder / name, parts)) for name, parts in tracks.items()}
+
+
+@pytest.fixture(scope="session")
+def loops_url(tmp_path_factory, loops_models):
+    """Address of a loops Space with these models."""
+    need_space("loops")
+    with running_space("loops", tmp_path_factory.mktemp("loops_space"), MODEL_ID=",".join(loops_models.values())) as (
+        url,
+        _,
+    ):
+        yield url

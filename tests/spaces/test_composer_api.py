@@ -4,11 +4,29 @@ import base64
 import io
 import json
 import wave
+import xml.etree.ElementTree as ET
 
 import pytest
-from symusic import Score
+from symusic import Note, Score, Track
 
 pytestmark = pytest.mark.slow
+
+
+def piece() -> str:
+    """Two bars of piano in base64."""
+    score, track = Score(480), Track(program=0)
+    for beat in range(8):
+        track.notes.append(Note(480 * beat, 400, 60 + beat, 80))
+    score.tracks.append(track)
+    return base64.b64encode(score.dumps_midi()).decode()
+
+
+PIECE = piece()
+
+
+def file_of(event: dict) -> bytes:
+    """The MIDI file of the last event."""
+    return base64.b64decode(next(iter(event["files"].values())))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +44,10 @@ def events(client):
 
 def test_describe_and_endpoints(client):
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(named) == {"/describe", "/parse_prompt", "/generate", "/continue_midi", "/render_audio"}
+    assert set(named) == {
+        "/describe", "/parse_prompt", "/generate", "/continue_midi", "/regenerate_bars", "/render_audio",
+        "/export_musicxml",
+    }  # fmt: skip
     facts = client.predict(api_name="/describe")
     assert "Jazz" in facts["genres"]
     assert facts["max_bars"] == 64
@@ -67,6 +88,24 @@ def test_continue_and_render(client, events):
         assert sound.getnframes() / sound.getframerate() > 3
 
 
+def test_regenerate_bars_and_export(client, make_score):
+    midi = make_score(8, num_bars=4, programs=(0, -1), notes_per_bar=3).dumps_midi()
+    encoded = base64.b64encode(midi).decode()
+    *growing, last = client.submit(encoded, 2, 3, {"seed": 1}, api_name="/regenerate_bars")
+    assert {event["bars_total"] for event in [*growing, last]} == {2}
+    assert (last["state"], last["bar"]) == ("done", 2)
+    score = Score.from_midi(base64.b64decode(next(iter(last["files"].values()))))
+    assert score.note_num() == len(last["new_notes"])
+    same = list(client.submit(encoded, 2, 3, {"seed": 1}, api_name="/regenerate_bars"))[-1]
+    assert same["new_notes"] == last["new_notes"]
+    longer = list(client.submit(encoded, {"bars": 1, "after_bar": 2, "seed": 1}, api_name="/continue_midi"))[-1]
+    assert (
+        max(note.time for track in Score.from_midi(file_of(longer)).to("quarter").tracks for note in track.notes) < 12
+    )
+    text = client.predict(encoded, "A title", api_name="/export_musicxml")["musicxml"]
+    assert len(ET.fromstring(text).findall("part")) == 2
+
+
 @pytest.mark.parametrize(
     ("endpoint", "arguments", "says"),
     [
@@ -74,10 +113,19 @@ def test_continue_and_render(client, events):
         ("/generate", ("piano", {"colour": 1}), "Unknown settings: colour"),
         ("/generate", ("", {"genre": "jaz"}), "nearest: Jazz"),
         ("/generate", ("no piano", {"instruments": ["piano"]}), "contradict"),
-        ("/generate", ("", {"bars": "x"}), "whole numbers"),
+        ("/generate", ("", {"bars": "x"}), "bars must be a whole number"),
         ("/continue_midi", ("hello", {}), "base64"),
         ("/continue_midi", (base64.b64encode(b"hello").decode(), {}), "could not be read as MIDI"),
         ("/parse_prompt", ("a" * 3000,), "limit is 2,000"),
+        ("/generate", ("", [1]), "must be an object"),
+        ("/generate", ("", {"seed": 1.5}), "seed must be a whole number"),
+        ("/generate", ("", {"temperature": "hot"}), "temperature must be a number"),
+        ("/generate", ("", {"instruments": "piano"}), "instruments must be a list"),
+        ("/regenerate_bars", (PIECE, 0, 1, {}), "bars 1 to"),
+        ("/regenerate_bars", (PIECE, 1, 9, {}), "bars 1 to"),
+        ("/continue_midi", (PIECE, {"after_bar": 99}), "choose a bar"),
+        ("/render_audio", ("A" * 3_000_000,), "too large"),
+        ("/export_musicxml", (base64.b64encode(Score(480).dumps_midi()).decode(), "x"), "no notes"),
     ],
 )
 def test_refusals_are_sentences(client, endpoint, arguments, says):

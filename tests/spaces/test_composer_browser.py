@@ -1,20 +1,34 @@
-"""The Composer Space as a visitor uses it, in headless Chromium; any foreign request or console error fails a test."""
+"""The composer Space as a visitor uses it, in headless Chromium. Any request to another host, page error, console error
+or path of the server in the page fails a test."""
 
+import io
 import re
+import time
+import wave
+import xml.etree.ElementTree as ET
 
 import pytest
 from symusic import Score
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 
 def notes_of(midi: bytes) -> list[tuple[int, ...]]:
+    """(program, onset in quarters, pitch, length)"""
     score = Score.from_midi(midi).to("quarter")
     return sorted(
         (-1 if track.is_drum else track.program, round(note.time, 3), note.pitch, round(note.duration, 3))
         for track in score.tracks
         for note in track.notes
     )
+
+
+def generate(visitor, prompt: str, outputs: int = 1) -> None:
+    visitor.page.locator("#prompt textarea").fill(prompt)
+    visitor.set_number("num_outputs", outputs)
+    visitor.page.locator("#generate").click()
+    visitor.page.wait_for_function("document.querySelector('#status').innerText.includes('bar')")
+    visitor.wait_done()
 
 
 def test_prompt_edit_generate_play_download(visit):
@@ -32,8 +46,10 @@ def test_prompt_edit_generate_play_download(visit):
     page.locator("button", has_text="Sampling").click()
     visitor.set_number("seed", 3)
 
-    page.get_by_role("button", name="Generate", exact=True).click()
+    begun = time.monotonic()
+    page.locator("#generate").click()
     page.wait_for_function("[...document.querySelectorAll('#roll canvas')].some(c => Number(c.dataset.notes) > 0)")
+    print(f"\nfirst bar drawn after {time.monotonic() - begun:.2f} s")
     early, status = visitor.drawn(), visitor.status()
     assert re.search(r"Output 1: bar \d of 4 · Output 2: bar \d of 4", status), "still being written"
     visitor.wait_done()
@@ -54,7 +70,7 @@ def test_prompt_edit_generate_play_download(visit):
     page.wait_for_function("Number(document.querySelector('#roll canvas').dataset.playhead) > 0.5")
     page.locator("midi-player").evaluate("player => player.stop()")
 
-    page.get_by_role("button", name="Generate", exact=True).click()
+    page.locator("#generate").click()
     page.wait_for_function("!document.querySelector('#status').innerText.startsWith('Done')")
     visitor.wait_done()
     assert notes_of(visitor.midi()) == first
@@ -66,10 +82,12 @@ def test_stop_continue_undo(visit):
     page = visitor.page
     page.locator("#prompt textarea").fill("piano and drums, 64 bars")
     visitor.set_number("num_outputs", 1)
-    page.get_by_role("button", name="Generate", exact=True).click()
+    page.locator("#generate").click()
     page.wait_for_function("Number((document.querySelector('#roll canvas') || {dataset: {}}).dataset.bars) >= 2")
-    page.get_by_role("button", name="Stop").click()
+    begun = time.monotonic()
+    page.locator("#stop").click()
     visitor.wait_done(60)
+    print(f"\nstopped after {time.monotonic() - begun:.2f} s")
     assert visitor.status().startswith("Stopped")
     stopped = visitor.midi()
     bars = -(-int(Score.from_midi(stopped).to("quarter").end()) // 4)
@@ -78,62 +96,192 @@ def test_stop_continue_undo(visit):
     visitor.shot("composer-390-dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
-    field = page.get_by_label("number input for Bars to add")
-    field.fill("1")
-    field.press("Enter")
-    page.get_by_role("button", name="Continue this output").click()
-    page.wait_for_function("/continued/.test(document.querySelector('#history input').value)")
-    visitor.wait_done()
+    visitor.set_number("more", 1)
+    page.locator("#continue").click()
+    visitor.version("continued")
     longer = notes_of(visitor.midi())
     end = max(onset for _, onset, *_ in notes_of(stopped)) + 1e-6
     before = [note[:3] for note in longer if note[1] <= end]
     assert [note[:3] for note in notes_of(stopped)] == before[: len(notes_of(stopped))]
     assert len(longer) > len(notes_of(stopped))
 
-    page.get_by_role("button", name="Undo").click()
+    page.locator("#undo").click()
     page.wait_for_function(f"Number(document.querySelector('#roll canvas').dataset.notes) === {drawn[0]}")
     assert notes_of(visitor.midi()) == notes_of(stopped)
+    page.locator("#redo").click()
+    visitor.version("continued")
+    assert notes_of(visitor.midi()) == longer
 
 
-def test_bad_uploads_are_told_and_the_page_goes_on(visit, tmp_path):
-    empty, text = tmp_path / "empty.mid", tmp_path / "text.mid"
-    Score(480).dump_midi(empty)
-    text.write_text("no MIDI at all")
-    damaged = tmp_path / "damaged.mid"
-    damaged.write_bytes(b"MThd\x00\x00\x00\x06\x00\x01\x00\x02\x01\xe0MTrk\xff\xff\xff\xff" + bytes(range(40)))
+def test_open_rewrite_continue_undo(visit, make_score):
+    """An opened file keeps its notes: when bars 2 to 3 are rewritten all others stay, a continuation stands behind."""
     visitor = visit()
     page = visitor.page
-    page.locator("button", has_text="Continue a MIDI file").click()
-    for path, message in ((text, "could not be read as MIDI"), (empty, "contains no notes"), (damaged, "This")):
-        page.locator("#upload input[type=file]").set_input_files(path)
-        page.get_by_text(path.name.removesuffix(".mid")).first.wait_for()
-        page.get_by_role("button", name="Continue the file").click()
-        toast = page.locator(".toast-body").first
-        toast.wait_for()
-        said = toast.inner_text()
+    visitor.open_file(make_score(5, num_bars=5, programs=(0, 33, -1), notes_per_bar=4).dumps_midi())
+    visitor.version("opened a file")
+    assert "5 bars in 4/4" in visitor.status()
+    opened = notes_of(visitor.midi())
+    assert len(opened) == visitor.drawn()[0] > 0
+
+    canvas = page.locator("#roll canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    for action, bar in (("move", 2), ("down", 2), ("move", 3), ("up", 3)):
+        place = (box["x"] + 34 + (bar - 0.5) / 5 * (box["width"] - 38), box["y"] + 60)
+        page.mouse.move(*place) if action == "move" else getattr(page.mouse, action)()
+    page.wait_for_function("document.querySelector('#last input').value === '3'")
+    assert page.locator("#first input").input_value() == "2"
+    page.locator("#rewrite").click()
+    visitor.version("bars 2 to 3 rewritten")
+    rewritten = notes_of(visitor.midi())
+    assert rewritten != opened
+    assert [note for note in rewritten if not 4 <= note[1] < 12] == [note for note in opened if not 4 <= note[1] < 12]
+    visitor.shot("composer-rewritten")
+
+    visitor.set_number("more", 1)
+    visitor.set_number("after", 3)
+    visitor.set_number("num_outputs", 1)
+    page.locator("#continue").click()
+    visitor.version("continued")
+    continued = notes_of(visitor.midi())
+    assert [note[:3] for note in continued if note[1] < 12] == [note[:3] for note in rewritten if note[1] < 12]
+    assert 12 <= max(note[1] for note in continued) < 16
+
+    page.locator("#undo").click()
+    visitor.version("rewritten")
+    page.locator("#undo").click()
+    visitor.version("opened a file")
+    assert notes_of(visitor.midi()) == opened
+
+    visitor.set_number("last", 9)
+    page.locator("#rewrite").click()
+    assert "The piece has bars 1 to 5" in visitor.told()
+
+
+def test_bad_uploads_are_told_and_the_page_goes_on(visit):
+    damaged = b"MThd\x00\x00\x00\x06\x00\x01\x00\x02\x01\xe0MTrk\xff\xff\xff\xff" + bytes(range(40))
+    visitor = visit()
+    for data, message in (
+        (b"no MIDI at all", "could not be read as MIDI"),
+        (Score(480).dumps_midi(), "contains no notes"),
+        (damaged, "This"),
+        (b"x" * 2_100_000, "exceed the maximum allowed size"),
+    ):
+        visitor.open_file(data)
+        said = visitor.told()
         assert message in said
         assert "/" not in said.replace("4/4", ""), "no path in a message"
-        page.locator(".toast-close").first.click()
-        page.locator(".toast-body").first.wait_for(state="detached")
-        page.locator("#upload").get_by_label("Clear").click()
-    page.locator("#prompt textarea").fill("piano, 4 bars")
-    visitor.set_number("num_outputs", 1)
-    page.get_by_role("button", name="Generate", exact=True).click()
+    generate(visitor, "piano, 4 bars")
+    assert visitor.drawn()[0] > 0
+
+
+def test_files_to_take_home(visit):
+    """WAV, MusicXML, one file per track, and the settings; the links hold no path of the server."""
+    visitor = visit()
+    page = visitor.page
+    generate(visitor, "piano and bass, 4 bars")
+    midi = visitor.midi()
+    page.get_by_role("button", name="Make MusicXML").click()
+    parts = ET.fromstring(visitor.download("Download .musicxml")).findall("part")
+    assert len(parts) == len(Score.from_midi(midi).tracks)
+    assert b'"seed"' in visitor.download("Download .json")
+    assert visitor.download("one .mid per track")[:2] == b"PK"
+    wav = page.get_by_role("button", name=re.compile("WAV"))
+    if not wav.is_enabled():
+        assert "needs fluidsynth" in wav.inner_text()
+        return
+    wav.click()
+    with wave.open(io.BytesIO(visitor.download("Download .wav"))) as sound:
+        seconds = sound.getnframes() / sound.getframerate()
+        assert any(sound.readframes(sound.getnframes()))
+    music = Score.from_midi(midi).to("second").end()
+    assert music <= seconds < music + 15
+
+
+def test_without_a_soundfont_the_page_says_so(visit, lame_composer_url):
+    page = visit(url=lame_composer_url).page
+    wav = page.get_by_role("button", name="WAV needs fluidsynth and a soundfont.")
+    assert not wav.is_enabled()
+    assert "The .mid download and browser playback still work." in wav.inner_text()
+
+
+def test_a_visitor_in_the_queue_sees_the_place(visit):
+    """While one writes, the other is told to wait, and gets a piece after the first has stopped."""
+    first, second = visit(), visit()
+    first.page.locator("#prompt textarea").fill("piano, 64 bars")
+    first.set_number("num_outputs", 1)
+    first.page.locator("#generate").click()
+    first.page.wait_for_function("document.querySelector('#status').innerText.includes('bar')")
+    second.page.locator("#prompt textarea").fill("piano, 4 bars")
+    second.set_number("num_outputs", 1)
+    second.page.locator("#generate").click()
+    second.page.wait_for_function("/queue/i.test(document.querySelector('#status').innerText)")
+    second.shot("composer-queue")
+    first.page.locator("#stop").click()
+    first.wait_done()
+    second.wait_done()
+    assert second.drawn()[0] > 0
+    assert first.page.locator("#status").get_attribute("aria-live") == "polite"
+
+
+def test_keyboard_alone(visit):
+    """Tab, Enter and the arrow keys write a piece and take it home."""
+    visitor = visit()
+    page = visitor.page
+
+    def tab_to(selector: str) -> None:
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            if page.evaluate("s => document.activeElement && document.activeElement.matches(s)", selector):
+                assert page.evaluate(FOCUS_SHOWS), "the focus can be seen"
+                return
+        pytest.fail(f"no way to {selector} by Tab")
+
+    tab_to("#prompt textarea")
+    page.keyboard.type("piano, 4 bars")
+    tab_to("#generate, #generate button")
+    page.keyboard.press("Enter")
     page.wait_for_function("document.querySelector('#status').innerText.includes('bar')")
     visitor.wait_done()
+    tab_to("#downloads a")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert notes_of(download.value.path().read_bytes())
 
 
 def test_two_visitors_do_not_see_each_other(visit):
     first, second = visit(), visit()
-    first.page.locator("#prompt textarea").fill("piano, 4 bars")
-    first.set_number("num_outputs", 1)
-    first.page.locator("#prompt textarea").press("Tab")  # by keyboard alone
-    first.page.locator("#generate").focus()
-    first.page.keyboard.press("Enter")
-    first.page.wait_for_function("document.querySelector('#status').innerText.includes('bar')")
-    first.wait_done()
+    generate(first, "piano, 4 bars")
     assert first.drawn()[0] > 0
     second.page.get_by_role("button", name="Undo").click()
     second.page.wait_for_function("document.querySelector('#status').innerText.includes('Nothing made yet')")
     assert second.drawn() == []
     assert second.page.locator("#history input").input_value() == ""
+
+
+def test_nothing_is_wider_than_a_phone(visit):
+    """Both tabs at 390 px, light; nothing lies on anything else."""
+    visitor = visit(390)
+    generate(visitor, "jazz trio, 4 bars", outputs=2)
+    visitor.shot("composer-390")
+    for tab in ("Compare", "Compose"):
+        visitor.page.get_by_role("tab", name=tab).click()
+        assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+        overlapping = visitor.page.evaluate(OVERLAPS)
+        assert overlapping == []
+
+
+FOCUS_SHOWS = """() => {
+  const style = getComputedStyle(document.activeElement);
+  return style.outlineStyle !== 'none' || style.boxShadow !== 'none';
+}"""
+OVERLAPS = """() => {
+  const shown = [...document.querySelectorAll('.gradio-container :is(button, input), .rolls canvas, #downloads a')]
+    .filter(e => e.offsetParent && e.getBoundingClientRect().width > 4 && !e.closest('#player, [role=tablist]')
+                 && !['range', 'file', 'radio', 'checkbox'].includes(e.type));
+  const boxes = shown.map(e => [e, e.getBoundingClientRect()]), found = [], say = e => e.outerHTML.slice(0, 80);
+  for (const [a, p] of boxes) for (const [b, q] of boxes)
+    if (a !== b && !a.contains(b) && !b.contains(a) && p.left < q.right - 2 && q.left < p.right - 2
+        && p.top < q.bottom - 2 && q.top < p.bottom - 2) found.push(`${say(a)} | ${say(b)}`);
+  return found;
+}"""

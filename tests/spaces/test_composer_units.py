@@ -1,6 +1,7 @@
 """The parts of the Composer Space that need no browser and no Gradio: versions, files, limits, error sentences."""
 
 import io
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -33,7 +34,7 @@ def composer():
 def version(session, **facts):
     needed = {
         "action": "generated", "prompt": "", "request": {}, "seed": 1, "model": "m", "midi": [b""], "bars": [[[]]],
-        "measured": [{}], "seconds": 1.0, "complete": True,
+        "measured": [{}], "seconds": 1.0, "complete": True, "transposed": [0],
     }  # fmt: skip
     return session.add(**(needed | facts))
 
@@ -55,9 +56,13 @@ def test_undo_redo_and_the_twenty_versions():
     session.undo()
     session.redo()
     assert session.shown is third
+    session.pin()
     for _ in range(30):
         version(session)
     assert len(session.versions) == MAX_VERSIONS
+    assert third.number in session.versions, "pinned"
+    assert second.number not in session.versions
+    assert session.shown.number == session.made
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,96 @@ def test_notes_come_bar_by_bar_and_are_the_piece(composer):
     assert sum(map(len, runs[-1][1])) == piece.score.note_num()
 
 
+def test_the_growing_roll_lies_where_the_finished_piece_will(composer):
+    """The notes so far are drawn moved by what the finished piece would be moved by; at the end that is the same."""
+    import threading
+
+    from composer_engine import shift_towards
+
+    request = {"bars": 4, "num_outputs": 1, "seed": 2, "key": "E-minor", "instruments": ["piano", "bass"]}
+    *_, last = composer.compose(request, threading.Event())
+    piece = last.pieces[0]
+    as_written = [[[p, pitch - piece.transposed, *rest] for p, pitch, *rest in bar] for bar in last.bars[0]]
+    assert shift_towards(as_written, "E-minor") == piece.transposed
+    assert shift_towards(as_written, None) == 0
+    assert shift_towards([[[-1, 36, 0.0, 0.25, 80]]], "E-minor") == 0, "drums have no key"
+
+
+def test_rewriting_changes_one_range_and_stopping_nothing(composer, make_score):
+    import threading
+
+    from composer_engine import RequestError, notes_by_bar
+
+    midi = make_score(4, num_bars=4, programs=(0, -1), notes_per_bar=3).dumps_midi()
+    before = composer.open(midi)
+    *growing, last = composer.rewrite(midi, 2, 2, {"seed": 1, "candidates": 2}, threading.Event())
+    assert [bar for index, bar in enumerate(last.bars[0]) if index != 1] == [before.bars[0], *before.bars[2:]]
+    assert last.bars[0][1] != before.bars[1]
+    assert all(run.kind == "Candidate" and run.total == 1 for run in growing)
+    assert last.bars[0] == notes_by_bar(last.pieces[0].score, 4)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(RequestError, match="as they were"):
+        list(composer.rewrite(midi, 2, 2, {"seed": 1}, stop))
+    with pytest.raises(RequestError, match="bars 1 to 4"):
+        list(composer.rewrite(midi, 3, 5, {}, threading.Event()))
+
+
+def test_an_opened_file_says_what_it_is(composer, make_score):
+    opened = composer.open(make_score(4, num_bars=3, programs=(0, -1)).dumps_midi())
+    assert opened.facts.startswith("3 bars in 4/4")
+    assert "Acoustic Grand Piano, Drums" in opened.facts
+    assert sum(map(len, opened.bars)) == Score.from_midi(opened.midi).note_num()
+    assert composer.open(opened.midi).bars == opened.bars, "opening what was opened changes nothing"
+
+
+def test_files_on_the_shelf_are_found_by_their_name_alone_and_go():
+    from composer_components import Shelf
+    from starlette.applications import Starlette
+    from starlette.testclient import TestClient
+
+    shelf = Shelf(max_bytes=100)
+    client = TestClient(Starlette(routes=shelf.routes()))
+    first = shelf.put("a.wav", "audio/wav", b"x" * 80)
+    answer = client.get(f"/{first}")
+    assert answer.content == b"x" * 80
+    assert answer.headers["content-disposition"] == 'attachment; filename="a.wav"'
+    assert len(first.split("/")[1]) >= 32
+    second = shelf.put("b.wav", "audio/wav", b"y" * 80)
+    assert client.get(f"/{first}").status_code == 404, "no room for both"
+    assert client.get(f"/{second}").status_code == 200
+    shelf.max_seconds = 0
+    assert client.get(f"/{second}").status_code == 404
+    assert client.get("/composer-static/vendor/midi-player.min.js").status_code == 200
+    assert client.get("/composer-static/../app.py").status_code == 404
+
+
+def test_fuzzed_uploads_are_read_or_refused_in_a_sentence(composer, make_score):
+    """Bytes of a real file flipped and cut: either a piece or a sentence without path or name of a class."""
+    import random
+
+    from composer_engine import RequestError
+
+    def refusal(data: bytes) -> str | None:
+        try:
+            composer.open(data)
+        except RequestError as error:
+            return str(error)
+        return None
+
+    whole, chance, said = make_score(6, num_bars=3).dumps_midi(), random.Random(0), []
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 4, 40))):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        said.append(refusal(bytes(data[: chance.randrange(len(data))] if chance.random() < 0.3 else data)))
+    sentences = {text for text in said if text}
+    assert None in said
+    assert sentences
+    for text in sentences:
+        assert not re.search(r"/(?!\d)|Error|Traceback", text), text
+
+
 def test_a_reader_that_leaves_stops_the_model(composer):
     import threading
 
@@ -105,8 +200,7 @@ def test_a_reader_that_leaves_stops_the_model(composer):
     next(running)
     running.close()
     assert stop.is_set()
-    assert composer.model_lock.acquire(timeout=30), "the thread has ended"
-    composer.model_lock.release()
+    assert composer.worker.submit(lambda: "free").result(timeout=60) == "free", "the model's thread has ended its work"
 
 
 def test_limits_and_sentences(composer, make_score):

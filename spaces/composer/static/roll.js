@@ -1,9 +1,14 @@
 // Piano rolls on canvas: one per output, growing while the bars arrive, with a playhead that follows the player.
 // Runs inside a gr.HTML component: `element`, `props` and `watch` come from Gradio.
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#2A8FBD", "#7A5195", "#8C564B"];
+const ON_LIGHT = ["#0072B2", "#D55E00", "#009E73", "#B8578F", "#8F6600", "#2079A3", "#7A5195", "#8C564B"];
+const ON_DARK = ["#56B4E9", "#F08A3C", "#2BC89B", "#E29AC6", "#D9B44A", "#8FD0F0", "#B79AD9", "#C9A093"];
+const colours = () => (document.body.classList.contains("dark") ? ON_DARK : ON_LIGHT);
 const NAMES = ["C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B"];
 const pitchName = (pitch) => NAMES[pitch % 12] + (Math.floor(pitch / 12) - 1);
+const LEFT = 34; // pixels of the pitch names
 let playhead = -1; // in beats
+let connected = null; // the player that is followed
+let chosen = null; // {output, first, last}, bars from 1
 
 function programsOf(output) {
   const found = [];
@@ -20,7 +25,7 @@ function summary(output) {
 }
 
 function pattern(context, colour, index) {
-  if (index < COLOURS.length) return colour;
+  if (index < ON_LIGHT.length) return colour;
   const tile = document.createElement("canvas");
   tile.width = tile.height = 6;
   const pen = tile.getContext("2d");
@@ -29,14 +34,16 @@ function pattern(context, colour, index) {
   return context.createPattern(tile, "repeat");
 }
 
-function draw(canvas, output, names) {
+function barsOf(output) { return Math.max(output.total, output.bars.length, 1); }
+
+function draw(canvas, output) {
   const width = canvas.clientWidth, height = canvas.clientHeight, scale = window.devicePixelRatio || 1;
   if (!width) return;
   canvas.width = width * scale; canvas.height = height * scale;
   const pen = canvas.getContext("2d");
   pen.scale(scale, scale);
   const style = getComputedStyle(canvas), ink = style.color;
-  const left = 34, bottom = 16, total = Math.max(output.total, output.bars.length, 1), beats = 4 * total;
+  const left = LEFT, bottom = 16, total = barsOf(output), beats = 4 * total;
   const notes = output.bars.flat(), pitches = notes.map((note) => note[1]);
   const low = Math.min(36, ...pitches) - 1, high = Math.max(84, ...pitches) + 2;
   const x = (beat) => left + (beat / beats) * (width - left - 4);
@@ -44,6 +51,12 @@ function draw(canvas, output, names) {
   pen.font = "11px sans-serif"; pen.fillStyle = ink; pen.strokeStyle = ink;
   if (output.primer) {
     pen.globalAlpha = 0.08; pen.fillRect(x(0), 0, x(4 * output.primer) - x(0), height - bottom); pen.globalAlpha = 1;
+  }
+  if (output.chosen) {
+    const [first, last] = output.chosen;
+    pen.globalAlpha = 0.18; pen.fillStyle = "#0072B2";
+    pen.fillRect(x(4 * (first - 1)), 0, x(4 * last) - x(4 * (first - 1)), height - bottom);
+    pen.globalAlpha = 1; pen.fillStyle = ink;
   }
   const step = Math.max(1, Math.ceil((total * 26) / (width - left)));
   for (let bar = 0; bar <= total; bar++) {
@@ -60,10 +73,10 @@ function draw(canvas, output, names) {
   }
   const tracks = programsOf(output), thick = Math.max(2, (height - bottom) / (high - low) - 0.5);
   tracks.forEach((program, index) => {
-    pen.fillStyle = program < 0 ? ink : pattern(pen, COLOURS[index % COLOURS.length], index);
+    pen.fillStyle = program < 0 ? ink : pattern(pen, colours()[index % ON_LIGHT.length], index);
     for (const [which, pitch, start, length, velocity] of notes) {
       if (which !== program) continue;
-      pen.globalAlpha = 0.45 + 0.55 * (velocity / 127);
+      pen.globalAlpha = 0.6 + 0.4 * (velocity / 127);
       const wide = program < 0 ? 2.5 : Math.max(2, x(start + length) - x(start) - 0.7);
       pen.fillRect(x(start), y(pitch) - thick / 2, wide, thick);
     }
@@ -78,13 +91,15 @@ function draw(canvas, output, names) {
   }
   canvas.dataset.notes = notes.length;
   canvas.dataset.bars = output.bars.length;
-  canvas.dataset.playhead = playhead;
+  canvas.dataset.selected = output.playing;
+  canvas.dataset.playhead = output.playing ? playhead : -1;
+  canvas.dataset.chosen = output.chosen ? output.chosen.join("-") : "";
 }
 
 function legend(output, names) {
   return programsOf(output).map((program, index) => {
-    const colour = program < 0 ? "currentColor" : COLOURS[index % COLOURS.length];
-    const stripes = index >= COLOURS.length ? ` style="border:1px dashed"` : "";
+    const colour = program < 0 ? "currentColor" : colours()[index % ON_LIGHT.length];
+    const stripes = index >= ON_LIGHT.length ? ` style="border:1px dashed"` : "";
     return `<span class="key"${stripes}><i style="background:${colour}"></i>${names[String(program)] || program}</span>`;
   }).join(" ");
 }
@@ -97,28 +112,71 @@ function render() {
     const figure = document.createElement("figure");
     figure.innerHTML = `<figcaption></figcaption><canvas role="img"></canvas><div class="legend"></div>`;
     holder.append(figure);
+    selectable(figure.children[1], holder.children.length - 1);
   }
   value.outputs.forEach((output, index) => {
     const [caption, canvas, keys] = holder.children[index].children, text = summary(output);
+    const title = output.title || `Output ${index + 1}`;
     output.playing = index === value.selected;
-    caption.textContent = `Output ${index + 1}: ${output.caption} · ${text}`;
-    canvas.setAttribute("aria-label", `Piano roll of output ${index + 1}: ${text}`);
+    output.chosen = chosen && chosen.output === index ? [chosen.first, chosen.last] : null;
+    caption.textContent = [`${title}: ${output.caption || text}`, output.caption ? text : ""].filter(Boolean).join(" · ");
+    canvas.setAttribute("aria-label", `Piano roll of ${title}: ${text}`);
     keys.innerHTML = legend(output, value.names);
-    draw(canvas, output, value.names);
+    draw(canvas, output);
   });
 }
 
+// Bars are chosen by dragging over them; the page has number fields for the keyboard.
+function selectable(canvas, index) {
+  const barAt = (event) => {
+    const box = canvas.getBoundingClientRect(), output = props.value.outputs[index];
+    const share = (event.clientX - box.left - LEFT) / (box.width - LEFT - 4);
+    return Math.min(Math.max(Math.floor(share * barsOf(output)), 0), output.bars.length - 1) + 1;
+  };
+  let from = 0;
+  const choose = (event) => {
+    const to = barAt(event);
+    chosen = { output: index, first: Math.min(from, to), last: Math.max(from, to) };
+    render();
+  };
+  if (!props.selectable) return;
+  canvas.classList.add("choosing");
+  canvas.addEventListener("pointerdown", (event) => {
+    if (!props.value.outputs[index].bars.length) return;
+    from = barAt(event); canvas.setPointerCapture(event.pointerId); choose(event);
+  });
+  canvas.addEventListener("pointermove", (event) => { if (from) choose(event); });
+  canvas.addEventListener("pointercancel", () => { from = 0; });
+  canvas.addEventListener("pointerup", (event) => {
+    if (!from) return;
+    choose(event); from = 0; trigger("select", { ...chosen, output: index + 1 });
+  });
+}
+
+function takeRange() {
+  const range = props.value && props.value.range;
+  chosen = range ? { output: range[0], first: range[1], last: range[2] } : null;
+}
+
 function connect(player) {
-  if (!player || player.dataset.connected) return;
-  player.dataset.connected = "1";
+  if (!player || player === connected) return;
+  connected = player;
   const tempo = () => (props.value && props.value.tempo) || 120;
   player.addEventListener("note", (event) => {
+    if (!element.offsetParent) return; // another tab is shown, and its music plays
     playhead = (event.detail.note.startTime * tempo()) / 60; render();
   });
   player.addEventListener("stop", () => { playhead = -1; render(); });
 }
 
-watch("value", () => { connect(document.querySelector("midi-player")); render(); });
+watch("value", () => { takeRange(); connect(document.querySelector("midi-player")); render(); });
+window.addEventListener("bars-typed", (event) => {
+  const [first, last] = event.detail;
+  if (!props.selectable || !props.value || !(first >= 1 && last >= first)) return;
+  chosen = { output: props.value.selected, first, last };
+  render();
+});
+element.addEventListener("playhead", (event) => { playhead = event.detail; render(); }); // from a player of the page
 new ResizeObserver(() => render()).observe(element);
 connect(document.querySelector("midi-player"));
 render();

@@ -1,0 +1,109 @@
+"""Parts of the page that Gradio does not have: piano rolls, a player, and files that never touch the disk."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+STATIC = Path(__file__).parent / "static"
+SCRIPTS = ("vendor/Tone.js", "vendor/magenta-core.js", "vendor/midi-player.min.js")  # in this order
+PLAYER = '<midi-player aria-label="Player" class="player"></midi-player>'
+PLAYER_JS = """
+watch("value", () => {
+  const player = element.querySelector("midi-player");
+  if (props.value && props.value.src) player.setAttribute("src", props.value.src); else player.removeAttribute("src");
+});
+"""
+ROLL = '<div class="rolls" aria-live="off"></div>'
+CSS = """
+.rolls figure { margin: 0 0 12px; min-width: 0; } .rolls canvas { width: 100%; height: 190px; display: block;
+  color: inherit; border: 1px solid var(--border-color-primary); border-radius: 6px; touch-action: pan-y; }
+.rolls canvas.choosing { cursor: col-resize; }
+.rolls figcaption, .legend { font-size: 13px; padding: 3px 0; overflow-wrap: anywhere; }
+.legend .key { margin-right: 12px; white-space: nowrap; display: inline-block; }
+.legend i { display: inline-block; width: 10px; height: 10px; margin-right: 4px; border-radius: 2px; }
+#compare-roll .rolls { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
+#player { position: sticky; bottom: 0; z-index: 5; background: var(--body-background-fill); }
+.player { display: block; width: 100%; } .downloads a { display: inline-block; margin: 0 8px 8px 0; padding: 7px 12px;
+  border: 1px solid var(--border-color-primary); border-radius: 6px; text-decoration: none; color: inherit; }
+.tables { overflow-x: auto; }
+:is(#status, #compare-status) .wrap { overflow: visible; }
+:is(#status, #compare-status) .progress-text { transform: none; top: 0; }
+.tables th, .tables td { word-break: normal; overflow-wrap: normal; padding: 4px 6px; font-size: 13px; }
+@media (max-width: 600px) { .tables th, .tables td { padding: 3px 4px; font-size: 11.5px; hyphens: auto; } }
+:root, .dark { --block-info-text-color: var(--body-text-color); }
+#history input { text-overflow: ellipsis; padding-right: 28px; }
+a:focus-visible, button:focus-visible, .rolls canvas:focus-visible { outline: 3px solid #D55E00; outline-offset: 1px; }
+"""
+
+
+class RollView(gr.HTML):
+    """Piano rolls: {outputs: [{bars, total, primer, caption, title}], selected, tempo, names, range: [output, first,
+    last] or null}. Dragging over bars triggers `select` with {output, first, last}, counted from 1."""
+
+    def __init__(self, value: Any = None, **kwargs):
+        code = (STATIC / "roll.js").read_text(encoding="utf-8")
+        super().__init__(value=value, html_template=ROLL, js_on_load=code, **kwargs)
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object"}
+
+
+class Player(gr.HTML):
+    """html-midi-player; the value is {src}, a data URL. No `sound-font`: that would fetch samples from elsewhere."""
+
+    def __init__(self, value: Any = None, **kwargs):
+        head = "".join(f'<script src="./composer-static/{name}"></script>' for name in SCRIPTS)
+        super().__init__(value=value, html_template=PLAYER, js_on_load=PLAYER_JS, head=head, **kwargs)
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object"}
+
+
+class Shelf:
+    """Finished files in memory, each under a name that nobody can guess; they go after an hour or when space ends."""
+
+    def __init__(self, max_bytes: int = 300_000_000, max_seconds: float = 3600.0):
+        self.max_bytes, self.max_seconds = max_bytes, max_seconds
+        self.files: dict[str, tuple[float, str, str, bytes]] = {}
+        self.lock = threading.Lock()
+
+    def put(self, name: str, kind: str, data: bytes) -> str:
+        """Keeps a file; the path, relative to the page, from which it is fetched."""
+        token = secrets.token_urlsafe(24)
+        with self.lock:
+            self.files[token] = (time.monotonic(), name, kind, data)
+            self._tidy()
+        return f"composer-file/{token}"
+
+    def answer(self, request: Request) -> Response:
+        """The file of a request, or 404."""
+        with self.lock:
+            self._tidy()
+            found = self.files.get(request.path_params["token"])
+        if found is None:
+            return PlainTextResponse("This file is gone; make it again.", 404)
+        _, name, kind, data = found
+        return Response(data, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+    def _tidy(self) -> None:
+        now = time.monotonic()
+        self.files = {token: file for token, file in self.files.items() if now - file[0] < self.max_seconds}
+        while len(self.files) > 1 and sum(len(file[3]) for file in self.files.values()) > self.max_bytes:
+            del self.files[next(iter(self.files))]
+
+    def routes(self) -> list[BaseRoute]:
+        """Where the page finds the files of the shelf and the scripts of the player: no path of the server shows."""
+        return [
+            Route("/composer-file/{token}", self.answer),
+            Mount("/composer-static", StaticFiles(directory=STATIC)),
+        ]

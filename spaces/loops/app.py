@@ -1,0 +1,28 @@
+"""Symbolic Loops: walk through the latent space of a MusicVAE, with sliders, and keep what you find.
+
+    partimento space loops        or        python spaces/loops/app.py
+
+Environment: MODEL_ID names models of the Hub or folders, separated by commas, instead of the embedded checkpoints;
+SOUNDFONT a .sf2 file; ENABLE_MCP=1 serves the endpoints as MCP tools.
+"""
+
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+if not os.environ.get("MODEL_ID"):
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from composer_components import Shelf
+from loops_models import open_shop
+from loops_ui import build_loops, launch_options
+
+
+def main() -> None:
+    """Builds the page and serves it."""
+    shelf = Shelf()
+    page = build_loops(open_shop(os.environ.get("MODEL_ID")), shelf)
+    page.launch(mcp_server=os.environ.get("ENABLE_MCP") == "1", **launch_options(shelf))
+
+
+if __name__ == "__main__":
+    main()

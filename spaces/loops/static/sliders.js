@@ -1,0 +1,82 @@
+// Sliders over z. The server holds the points: a move sends only what the visitor moved and has no answer yet, and the
+// positions that come back are shown as they are, also where they lie outside the range of a slider.
+const holder = element.querySelector(".sliders");
+const pending = new Map(); // key -> {value, number}
+const rows = new Map(); // key -> elements
+let number = 0, newest = -1, gesture = 0, signature = "";
+const page = Math.random().toString(36).slice(2); // gestures of this page
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+
+function describe(value, slider) {
+  const arrow = value > slider.high + 0.005 ? "▲ " : value < slider.low - 0.005 ? "▼ " : "";
+  return arrow + value.toFixed(2);
+}
+
+function show(row, value) {
+  const slider = row.slider, place = clamp(value, slider.low, slider.high);
+  if (Math.abs(Number(row.input.value) - place) > 0.0051) row.input.value = place;
+  row.output.textContent = describe(value, slider);
+  row.input.setAttribute("aria-valuetext", `${describe(value, slider)}${slider.locked ? ", locked" : ""}`);
+  row.cell.style.setProperty("--at", `${(100 * (place - slider.low)) / (slider.high - slider.low)}%`);
+  row.cell.dataset.value = value;
+  row.cell.classList.toggle("outside", place !== value);
+}
+
+function send() {
+  const moves = {};
+  for (const [key, move] of pending) moves[key] = move.value;
+  trigger("input", { moves, request_id: number, gesture: `${page}-${gesture}` });
+}
+
+function build(value) {
+  holder.textContent = "";
+  rows.clear(); pending.clear();
+  for (const slider of value.sliders) {
+    const cell = document.createElement("div");
+    cell.className = slider.key.startsWith("a:") ? "cell attribute" : "cell";
+    cell.dataset.key = slider.key;
+    cell.innerHTML = `<span class="name"></span><span class="track"><input type="range" step="0.01"></span>` +
+      `<output></output><button type="button" class="lock" aria-pressed="false">lock</button>`;
+    const [name, track, output, lock] = cell.children, input = track.firstChild;
+    name.textContent = slider.name; name.title = slider.hint;
+    Object.assign(input, { min: slider.low, max: slider.high });
+    input.setAttribute("aria-label", slider.hint ? `${slider.name}, ${slider.hint}` : slider.name);
+    lock.setAttribute("aria-label", `Lock ${slider.name}`);
+    const row = { cell, input, output, lock, slider };
+    rows.set(slider.key, row);
+    const begin = () => { gesture += 1; };
+    input.addEventListener("pointerdown", begin);
+    input.addEventListener("focus", begin);
+    input.addEventListener("input", () => {
+      pending.set(slider.key, { value: Number(input.value), number: ++number });
+      show(row, Number(input.value));
+      send();
+    });
+    input.addEventListener("change", begin);
+    const reset = () => { pending.delete(slider.key); trigger("clear", { key: slider.key }); };
+    input.addEventListener("dblclick", reset);
+    input.addEventListener("keydown", (event) => { if (["Delete", "Backspace"].includes(event.key)) reset(); });
+    lock.addEventListener("click", () => trigger("select", { key: slider.key, on: !row.slider.locked }));
+    if (slider.key.startsWith("p")) cell.classList.add("wide");
+    holder.append(cell);
+  }
+}
+
+function apply() {
+  const value = props.value;
+  if (!value || !value.sliders || value.revision < newest) return;
+  newest = value.revision;
+  const next = value.model + value.sliders.map((slider) => slider.key).join();
+  if (next !== signature) { signature = next; build(value); }
+  for (const [key, move] of pending) if (move.number <= value.ack) pending.delete(key);
+  for (const slider of value.sliders) {
+    const row = rows.get(slider.key);
+    row.slider = slider;
+    row.input.disabled = slider.locked;
+    row.lock.setAttribute("aria-pressed", slider.locked);
+    if (!pending.has(slider.key)) show(row, slider.value);
+  }
+}
+
+watch("value", apply);
+apply();
