@@ -11,6 +11,7 @@ from tqdm import tqdm
 from partimento.training import latent_bounds, latent_classify, latent_explorer, latent_views
 from partimento.training.latent_classify import ClassifierSettings
 from partimento.training.latent_damage import cell_f1, damage, hidden_cost, hidden_mask
+from partimento.training.latent_data import spread
 from partimento.training.latent_models import DenseLatents, MusicLatents, joined_score, principal_axes
 from partimento.training.latent_training import by_rows, held_out, independent_cells
 from partimento.training.reports import markdown_table
@@ -356,7 +357,7 @@ def explore(lab: "Lab") -> None:
     """Sliders for the dimensions, in the browser: grid, sound, MIDI and, after classify, what it is taken for."""
     latents, names = lab.latents(), lab.data.label_names
     items = lab.data.items(lab.options.split)
-    items = items.take(np.linspace(0, len(items) - 1, min(len(items), 500)).round().astype(int))
+    items = spread(items, 500)
     heads = latent_explorer.read_heads(lab.path(latent_explorer.HEADS_FILE), latents, names)
     explorer = latent_explorer.Explorer(latents, items, names, heads, lab.options.sliders)
     page = latent_explorer.build_page(explorer, f"{lab.data.name}: {latents.latent_size} dimensions")
@@ -368,7 +369,7 @@ def inference_gap(lab: "Lab") -> dict[str, Any]:
     options, latents = lab.options, lab.latents()
     if not isinstance(latents, DenseLatents):
         raise ValueError(f"--model {latents.name}: inference_gap needs a dense VAE")
-    values = lab.data.items(options.split).values[: options.items]
+    values = spread(lab.data.items(options.split), options.items).values
     bounds = latent_bounds.inference_gap(
         latents.model,
         values,

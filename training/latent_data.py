@@ -138,9 +138,8 @@ def read_data(options: argparse.Namespace, processor: Any = None) -> LabData:
     else:
         raise ValueError(f"--data {options.data}: give digits, {', '.join(KINDS)}, or a .npz file")
     for split, limit in (("train", options.max_items), *((name, options.held_out_items) for name in SPLITS[1:])):
-        items = data.splits[split]
-        if limit and limit < len(items):
-            data.splits[split] = items.take(np.linspace(0, len(items) - 1, limit).round().astype(int))
+        if limit:
+            data.splits[split] = spread(data.splits[split], limit)
     if data.processor is None:
         data.facts["binarize"] = options.binarize
         for number, split in enumerate(SPLITS):
@@ -148,6 +147,13 @@ def read_data(options: argparse.Namespace, processor: Any = None) -> LabData:
                 items = data.splits[split]
                 items.values = drawn(items.values, np.random.default_rng((0, number)))
     return data
+
+
+def spread(items: LabItems, count: int) -> LabItems:
+    """At most `count` items, evenly over the split."""
+    if count >= len(items):
+        return items
+    return items.take(np.linspace(0, len(items) - 1, count).round().astype(int))
 
 
 def drawn(greys: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -158,7 +164,7 @@ def drawn(greys: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def read_digits() -> LabData:
     """Scikit-learn's digits, greys in 0 ... 1."""
     try:
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # pyright: ignore[reportMissingImports]  (optional)
     except ImportError as error:
         raise ValueError(
             f"--data digits: the images are part of scikit-learn; pip install scikit-learn ({error})"

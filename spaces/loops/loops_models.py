@@ -69,7 +69,9 @@ class Variant:
     def data(self) -> str:
         """The sources of its training data, from its card; where there is none, a hint at that."""
         try:
-            card = ModelCard.load(resolve_model(self.generator.name), ignore_metadata_errors=True).data
+            source = Path(resolve_model(self.generator.name))
+            file = source / "README.md" if source.is_dir() else source
+            card = ModelCard.load(file, ignore_metadata_errors=True).data
         except (OSError, ValueError):
             return "It has no card that names its training data."
         names = card.get("datasets") or []
