@@ -50,6 +50,7 @@ def posterior(model: Any, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     """mu and sigma `[B, Z]` of a MusicVAE's ids or a dense VAE's grids."""
     if isinstance(model, DenseVAEModel):
         mu, logvar = model.encode(items)
+        assert logvar is not None  # a plain autoencoder is not watched
         return mu, torch.exp(0.5 * logvar)
     mu, sigma, _ = model.encode(items)
     return mu, sigma

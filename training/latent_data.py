@@ -167,7 +167,7 @@ def read_digits() -> LabData:
         from sklearn.datasets import load_digits  # pyright: ignore[reportMissingImports]  (optional)
     except ImportError as error:
         raise ValueError(
-            f"--data digits: the images are part of scikit-learn; pip install scikit-learn ({error})"
+            f"--data digits: the images are part of scikit-learn; pip install 'partimento[lab]' ({error})"
         ) from None
     digits: Any = load_digits()
     values, labels = (digits.images / 16).astype(np.float32), digits.target.astype(np.int64)

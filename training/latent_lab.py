@@ -23,8 +23,8 @@ on the way and kept in <output>/models; a command that finds them there does not
 interrupted goes on. `--model FOLDER` takes a trained model instead, of this laboratory, of training/train.py, or (for
 plot_latent, plot_manifold, classify and explore) a MusicVAE.
 
-Several devices or processes share the runs: accelerate launch --num_processes 4 training/latent_lab.py sweep_latent ...
-On a CPU use OMP_NUM_THREADS=1: the matrices are small. COMMAND --help lists the options of a command.
+One process on the first GPU, or on the CPU where there is none (ACCELERATE_USE_CPU=true: always). On a CPU use
+OMP_NUM_THREADS=1: the matrices are small. COMMAND --help lists the options of a command.
 """
 
 import argparse
@@ -58,11 +58,14 @@ class Lab:
 
     def __init__(self, options: argparse.Namespace, command: Sequence[str]):
         self.options, self.command = options, command
-        self.accelerator = Accelerator()
-        self.device = self.accelerator.device
+        accelerator = Accelerator()
+        if accelerator.num_processes > 1:
+            raise ValueError(
+                f"{accelerator.num_processes} processes were started, but the laboratory is one: leave out the "
+                "launcher, and for several devices give each command its own --dims, --seeds and --output"
+            )
+        self.device = accelerator.device
         self.output = Path(options.output)
-        if options.model:
-            self.leave_rest_to_main()
         self.given = load_latents(options.model, self.device) if options.model else None
         self.data = read_data(options, self.given.processor if self.given else None)
         if isinstance(self.given, DenseLatents) and tuple(self.given.model.config.input_shape) != self.data.shape:
@@ -79,10 +82,6 @@ class Lab:
     def config_likelihood(self) -> str:
         """Likelihood of the models that are trained."""
         return self.options.likelihood or self.data.likelihood
-
-    @property
-    def shows_progress(self) -> bool:
-        return self.accelerator.is_main_process
 
     @property
     def label_note(self) -> str:
@@ -118,32 +117,21 @@ class Lab:
         }
         return FitSettings(**(values | changes))
 
-    def leave_rest_to_main(self) -> None:
-        """End every process but the main one, which goes on to measure and write."""
-        if not self.accelerator.is_main_process:
-            raise SystemExit(0)
-
     def fits(self, settings: Sequence[FitSettings]) -> list[Fit]:
-        """The runs, trained where they are not done; the processes share them, and the main one alone returns.
+        """The runs, trained where they are not done.
 
         Raises:
             ValueError: a run of that name has other settings, or `--model` was given to a command that trains.
         """
         if self.given is not None:
             raise ValueError(f"{self.options.command} trains its own models: leave out --model")
-        models = self.output / "models"
-        fits = [Fit(self.data, one, models / one.name, self.device) for one in settings]
-        missing = [number for number, fit in enumerate(fits) if not fit.record.done]
-        with self.accelerator.split_between_processes(missing) as own:
-            total = sum(fits[number].settings.epochs for number in own)
-            with tqdm(
-                total=total, unit="epoch", desc="training", mininterval=2, disable=not (own and self.shows_progress)
-            ) as bar:
-                for number in own:
-                    fits[number].run(save_every=self.options.save_every, progress=bar)
-        self.accelerator.wait_for_everyone()
-        self.leave_rest_to_main()
-        return [Fit(self.data, one, models / one.name, self.device) for one in settings]
+        fits = [Fit(self.data, one, self.output / "models" / one.name, self.device) for one in settings]
+        missing = [fit for fit in fits if not fit.record.done]
+        total = sum(fit.settings.epochs for fit in missing)
+        with tqdm(total=total, unit="epoch", desc="training", mininterval=2, disable=not missing) as bar:
+            for fit in missing:
+                fit.run(save_every=self.options.save_every, progress=bar)
+        return fits
 
     def latents(self) -> Latents:
         """The model given, or one trained with the options."""

@@ -167,7 +167,7 @@ class Desk:
                 z = self.variant.held(before, z, scene.locked)
         self._do(replace(scene, current=self._decode(z, settings), amounts=amounts), gesture)
 
-    def reset(self, key: str | None, settings: Settings) -> None:
+    def reset(self, key: str | None, settings: Settings, gesture: Any = None) -> None:
         """One slider back to where it stands for the initial loop, or all that are not locked."""
         scene = self.scene
         if key is None:
@@ -178,7 +178,7 @@ class Desk:
             target = self.variant.position(scene.initial.z, key, {})
             z = self.variant.moved(scene.current.z, key, target, scene.amounts)
             amounts = {name: value for name, value in scene.amounts.items() if name != key}
-        self._do(replace(scene, current=self._decode(z, settings), amounts=amounts))
+        self._do(replace(scene, current=self._decode(z, settings), amounts=amounts), gesture)
 
     def lock(self, keys: Sequence[str], on: bool) -> None:
         """Locks sliders, or frees them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import threading
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -67,15 +68,16 @@ class Variant:
 
     @cached_property
     def data(self) -> str:
-        """The sources of its training data, from its card; where there is none, a hint at that."""
+        """The sources of its training data: the datasets of its card, or the first column of its table of data."""
         try:
             source = Path(resolve_model(self.generator.name))
-            file = source / "README.md" if source.is_dir() else source
-            card = ModelCard.load(file, ignore_metadata_errors=True).data
+            card = ModelCard.load(source / "README.md" if source.is_dir() else source, ignore_metadata_errors=True)
         except (OSError, ValueError):
             return "It has no card that names its training data."
-        names = card.get("datasets") or []
-        return f"Trained on {', '.join(names)}." if names else "Its card names its training data."
+        section = re.search(r"^## Data$(.*?)(?=^## |\Z)", card.content, re.MULTILINE | re.DOTALL)
+        rows = re.findall(r"^\| *([^|\n]+?) *\|", section[1], re.MULTILINE)[2:] if section else []
+        names = card.data.get("datasets") or rows
+        return f"Trained on {'; '.join(names)}." if names else "Its card does not name its training data."
 
     @cached_property
     def fingerprint(self) -> str:

@@ -22,7 +22,7 @@ from loops_view import current_roll, link, reference_rolls, saved_list, slider_v
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 INSTANT = QUIET | {"queue": False}
-FOLLOW = INSTANT | {"trigger_mode": "always_last"}
+FOLLOW = INSTANT | {"trigger_mode": "multiple"}  # the scripts send one move at a time
 MODEL = QUIET | {"concurrency_id": "model", "concurrency_limit": 1}
 RENDER = QUIET | {"concurrency_id": "render", "concurrency_limit": 2, "show_progress": "minimal"}
 
@@ -90,7 +90,9 @@ class _Listeners:
         page.load(self._acting(_nothing), self.shared, self.shown, **INSTANT)
         c.sliders.input(self._following(_move), self.shared, [c.roll, c.sliders], **FOLLOW)
         c.pad.input(self._following(_pad), [*self.shared, *c.corners], [c.roll, c.sliders], **FOLLOW)
-        self._on(c.sliders.clear, lambda scope, event: scope.desk.reset(event.key, scope.settings))
+        self._on(
+            c.sliders.clear, lambda scope, event: scope.desk.reset(str(event.key), scope.settings, str(event.gesture))
+        )
         self._on(c.sliders.select, lambda scope, event: scope.desk.lock([str(event.key)], bool(event.on)))
         self._on(c.saved.select, _arrange)
         self._on(c.undo.click, lambda scope, event: "Undone." if scope.desk.undo() else "There is nothing to undo.")

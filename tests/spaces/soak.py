@@ -24,7 +24,6 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from urllib.request import urlopen
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -45,17 +44,15 @@ def start(folder: Path) -> tuple[subprocess.Popen, str]:
         port = probe.getsockname()[1]
     environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "gradio"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "partimento.pipelines.cli", "space", "composer", "--port", str(port)]
-    with (folder / "log").open("w") as log:
+    log_file = folder / "log"
+    with log_file.open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}/"
     for _ in range(600):
-        try:
-            urlopen(url, timeout=5).close()
-            return server, url
-        except OSError:
-            if server.poll() is not None:
-                sys.exit((folder / "log").read_text())
-            time.sleep(0.5)
+        if "To create a public link" in log_file.read_text():
+            return server, f"http://127.0.0.1:{port}/"
+        if server.poll() is not None:
+            sys.exit(log_file.read_text())
+        time.sleep(0.5)
     server.terminate()
     sys.exit("the Space did not start within five minutes")
 

@@ -35,7 +35,7 @@ def test_prompt_edit_generate_play_download(visit):
     """Prompt rows, an edited tempo, growing rolls, the playhead, a download that matches, the same seed again."""
     visitor = visit()
     page = visitor.page
-    page.locator("#prompt textarea").fill("sad jazz trio with piano, bass and drums, 4 bars, rainy")
+    page.locator("#prompt textarea").fill("sad jazz trio with piano, bass and drums, 8 bars, rainy")
     page.get_by_role("button", name="Read prompt").click()
     page.wait_for_function("document.querySelector('#understood').innerText.includes('rainy')")
     assert "not used" in page.locator("#understood").inner_text()
@@ -46,15 +46,21 @@ def test_prompt_edit_generate_play_download(visit):
     page.locator("button", has_text="Sampling").click()
     visitor.set_number("seed", 3)
 
+    page.evaluate(WATCH)
     begun = time.monotonic()
     page.locator("#generate").click()
     page.wait_for_function("[...document.querySelectorAll('#roll canvas')].some(c => Number(c.dataset.notes) > 0)")
     print(f"\nfirst bar drawn after {time.monotonic() - begun:.2f} s")
-    early, status = visitor.drawn(), visitor.status()
-    assert re.search(r"Output 1: bar \d of 4 · Output 2: bar \d of 4", status), "still being written"
     visitor.wait_done()
-    assert len(early) == 2
-    assert sum(visitor.drawn()) > sum(early) > 0
+    growing = [(sum(notes), status) for notes, status in page.evaluate("seen") if "bar" in status]
+    counts = [[int(bar) for bar in re.findall(r"Output \d: bar (\d) of 8", status)] for _, status in growing]
+    assert all(len(bars) == 2 for bars in counts), "both outputs are counted"
+    assert [sum(bars) for bars in counts] == sorted(sum(bars) for bars in counts)
+    assert sum(counts[-1]) > sum(counts[0]), "the counter advances"
+    drawn = [notes for notes, _ in growing]
+    assert drawn == sorted(drawn)
+    final = sum(visitor.drawn())
+    assert any(0 < notes < final for notes in drawn), "notes are drawn before the piece is finished"
 
     midi = visitor.midi()
     first = notes_of(midi)
@@ -271,6 +277,13 @@ def test_nothing_is_wider_than_a_phone(visit):
         assert overlapping == []
 
 
+WATCH = """() => {
+  window.seen = [];
+  const status = document.querySelector('#status'), canvases = () => [...document.querySelectorAll('#roll canvas')];
+  const note = () => seen.push([canvases().map(c => Number(c.dataset.notes || 0)), status.innerText]);
+  const watched = { subtree: true, childList: true, characterData: true, attributeFilter: ['data-notes'] };
+  for (const element of [status, document.querySelector('#roll')]) new MutationObserver(note).observe(element, watched);
+}"""
 FOCUS_SHOWS = """() => {
   const style = getComputedStyle(document.activeElement);
   return style.outlineStyle !== 'none' || style.boxShadow !== 'none';

@@ -400,7 +400,7 @@ def test_errors_are_sentences(fresh_accelerator, grids, tmp_path, capsys, monkey
         return capsys.readouterr().err
 
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    assert "pip install scikit-learn" in fails("sweep_latent")
+    assert "pip install 'partimento[lab]'" in fails("sweep_latent")
     assert "--grids FOLDER" in fails("sweep_latent", "--data", "drums")
     assert "give digits, drums, melody, piano_roll" in fails("sweep_latent", "--data", "cats")
     assert "x_train" in fails("samples", "--data", tmp_path / "none.npz")

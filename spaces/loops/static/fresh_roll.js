@@ -9,7 +9,7 @@ element.addEventListener("playhead", (event) => { if (shown) shown.selected = ev
 })({ get value() { return shown; }, selectable: false }, (name, draw) => draws.push(draw));
 
 function accept() {
-  const value = props.value;
+  const value = props.value && JSON.parse(props.value);
   if (!value || !value.outputs || value.revision < newest) return;
   newest = value.revision;
   shown = value;

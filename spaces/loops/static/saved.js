@@ -7,7 +7,7 @@ const BUTTONS = [
 ];
 
 function render() {
-  const value = props.value;
+  const value = props.value && JSON.parse(props.value);
   if (!value || !value.items || value.revision < newest) return;
   newest = value.revision;
   total.textContent = value.total;

@@ -3,7 +3,9 @@
 const holder = element.querySelector(".sliders");
 const pending = new Map(); // key -> {value, number}
 const rows = new Map(); // key -> elements
-let number = 0, newest = -1, gesture = 0, signature = "";
+const PATIENCE = 4000; // milliseconds after which an answer counts as lost
+let sentAt = -PATIENCE;
+let number = 0, newest = -1, heard = 0, gesture = 0, pressed = -1000, signature = "";
 const page = Math.random().toString(36).slice(2); // gestures of this page
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
@@ -22,10 +24,15 @@ function show(row, value) {
   row.cell.classList.toggle("outside", place !== value);
 }
 
+// One request at a time; what is moved meanwhile goes with the next one. (Gradio's own `always_last` sends the data of
+// the first event again.)
 function send() {
+  if (!pending.size || performance.now() - sentAt < PATIENCE) return;
+  sentAt = performance.now();
   const moves = {};
   for (const [key, move] of pending) moves[key] = move.value;
   trigger("input", { moves, request_id: number, gesture: `${page}-${gesture}` });
+  setTimeout(send, PATIENCE + 10);
 }
 
 function build(value) {
@@ -45,15 +52,18 @@ function build(value) {
     const row = { cell, input, output, lock, slider };
     rows.set(slider.key, row);
     const begin = () => { gesture += 1; };
-    input.addEventListener("pointerdown", begin);
+    input.addEventListener("pointerdown", (event) => { // a double click is one gesture
+      if (event.timeStamp - pressed > 500) begin();
+      pressed = event.timeStamp;
+    });
     input.addEventListener("focus", begin);
+    input.addEventListener("keydown", (event) => { if (!event.repeat) begin(); });
     input.addEventListener("input", () => {
       pending.set(slider.key, { value: Number(input.value), number: ++number });
       show(row, Number(input.value));
       send();
     });
-    input.addEventListener("change", begin);
-    const reset = () => { pending.delete(slider.key); trigger("clear", { key: slider.key }); };
+    const reset = () => { pending.delete(slider.key); trigger("clear", { key: slider.key, gesture: `${page}-${gesture}` }); };
     input.addEventListener("dblclick", reset);
     input.addEventListener("keydown", (event) => { if (["Delete", "Backspace"].includes(event.key)) reset(); });
     lock.addEventListener("click", () => trigger("select", { key: slider.key, on: !row.slider.locked }));
@@ -63,11 +73,12 @@ function build(value) {
 }
 
 function apply() {
-  const value = props.value;
+  const value = props.value && JSON.parse(props.value);
   if (!value || !value.sliders || value.revision < newest) return;
   newest = value.revision;
   const next = value.model + value.sliders.map((slider) => slider.key).join();
   if (next !== signature) { signature = next; build(value); }
+  if (value.ack > heard) { heard = value.ack; sentAt = -PATIENCE; }
   for (const [key, move] of pending) if (move.number <= value.ack) pending.delete(key);
   for (const slider of value.sliders) {
     const row = rows.get(slider.key);
@@ -76,6 +87,7 @@ function apply() {
     row.lock.setAttribute("aria-pressed", slider.locked);
     if (!pending.has(slider.key)) show(row, slider.value);
   }
+  send();
 }
 
 watch("value", apply);
