@@ -21,6 +21,7 @@ from transformers import AutoConfig
 from partimento.checkpoints import list_embedded
 from partimento.pipelines import LoopGenerator, MidiGenerator, join_loops
 from partimento.pipelines.generation import resolve_model
+from partimento.pipelines.loops import DEFAULT_LOOP_MODEL
 from partimento.tokenization.general_midi import program_name
 
 MAX_NEW_BARS, MAX_PRIMER_BARS = 16, 16
@@ -142,7 +143,7 @@ class Comparer:
         """The generator of the page, or the first embedded checkpoint of the family."""
         if self.composer.generator.model.config.model_type == FAMILIES[title]:
             return self.composer.generator
-        for name in list_embedded():
+        for name in sorted(list_embedded(), key=lambda name: name != DEFAULT_LOOP_MODEL):  # of the MusicVAE: a melody's
             if AutoConfig.from_pretrained(resolve_model(name)).model_type == FAMILIES[title]:
                 return name
         raise RequestError(

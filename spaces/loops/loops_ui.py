@@ -21,7 +21,8 @@ from loops_reading import MAX_FILES, check_upload
 from loops_view import current_roll, link, reference_rolls, saved_list, slider_values
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-INSTANT = QUIET | {"queue": False}
+INSTANT = QUIET | {"queue": False}  # for what is never refused: a refusal outside the queue is an error of the server
+SOON = QUIET | {"concurrency_id": "soon", "concurrency_limit": 8}
 FOLLOW = INSTANT | {"trigger_mode": "multiple"}  # the scripts send one move at a time
 MODEL = QUIET | {"concurrency_id": "model", "concurrency_limit": 1}
 RENDER = QUIET | {"concurrency_id": "render", "concurrency_limit": 2, "show_progress": "minimal"}
@@ -87,7 +88,7 @@ class _Listeners:
             *c.corners,
         ]
 
-        page.load(self._acting(_nothing), self.shared, self.shown, **INSTANT)
+        self._on(page.load, _nothing, how=INSTANT)
         c.sliders.input(self._following(_move), self.shared, [c.roll, c.sliders], **FOLLOW)
         c.pad.input(self._following(_pad), [*self.shared, *c.corners], [c.roll, c.sliders], **FOLLOW)
         self._on(
@@ -109,29 +110,32 @@ class _Listeners:
         self._on(c.z_open.upload, lambda scope, event, data: scope.desk.load_z(data or b"", scope.settings), [c.z_open])
         self._on(c.sample.input, _use_sample, [c.sample], MODEL)
         self._on(c.window.click, _use_window, [c.file, c.bar, c.track, c.any_metre], MODEL)
-        for event in (c.temperature.release, c.seed.submit):
-            self._on(event, lambda scope, event: scope.desk.decode_again(scope.settings))
+        self._on(c.temperature.release, lambda scope, event: scope.desk.decode_again(scope.settings))
+        self._on(c.seed.submit, _seed, [c.seed])
         for event in (c.mode.input, c.active.input, c.count.release, c.tempo.release, c.program.input):
-            self._on(event, _nothing)
+            self._on(event, _nothing, how=INSTANT)
 
         c.upload.upload(self._open, [*self.shared, c.upload], [c.file, c.track, *self.shown], **MODEL)
-        c.file.input(self._tracks, [*self.shared, c.file, c.any_metre], c.track, **INSTANT)
+        c.file.input(self._tracks, [*self.shared, c.file, c.any_metre], c.track, **SOON)
         c.model.input(self._switch, self.shared, [c.banner, c.mode, *self.shown], **MODEL)
-        c.save_all.click(self._saving(_all_midi), [*self.shared, c.name], c.downloads, **INSTANT)
-        c.save_current.click(self._saving(_current_midi), [*self.shared, c.name], c.downloads, **INSTANT)
-        c.z_json.click(self._saving(_z_json), [*self.shared, c.name], c.downloads, **INSTANT)
-        c.z_npy.click(self._saving(_z_npy), [*self.shared, c.name], c.downloads, **INSTANT)
+        c.save_all.click(self._saving(_all_midi), [*self.shared, c.name], c.downloads, **SOON)
+        c.save_current.click(self._saving(_current_midi), [*self.shared, c.name], c.downloads, **SOON)
+        c.z_json.click(self._saving(_z_json), [*self.shared, c.name], c.downloads, **SOON)
+        c.z_npy.click(self._saving(_z_npy), [*self.shared, c.name], c.downloads, **SOON)
         c.wav.click(self._wav, [*self.shared, c.name], c.downloads, **RENDER)
 
-    def _on(self, event, action: Callable, inputs: list | None = None, how: dict = INSTANT) -> None:
+    def _on(self, event, action: Callable, inputs: list | None = None, how: dict = SOON) -> None:
         event(self._acting(action), [*self.shared, *(inputs or [])], self.shown, **how)
 
     # Kinds of listeners. Every one holds the lock: actions of one visitor never overlap, and one model works at a time.
 
     def _scope(self, visitor, model, mode, count, active, temperature, seed, tempo, program) -> Scope:
         variant = self.shop.variant(model)
-        seed = visitor.seed if str(seed).strip().lower() in ("", "random") else seed
-        settings = settings_of(temperature, seed, tempo)
+        try:
+            number = visitor.seed if str(seed).strip().lower() in ("", "random") else seed_of(seed)
+        except RequestError:  # it is told where the seed is asked for, not at every move of a slider
+            number = visitor.seed
+        settings = settings_of(temperature, number, tempo)
         mode = mode if mode in variant.modes else variant.modes[0]
         count = variant.num_active if active else int(count)
         return Scope(visitor, visitor.desk(variant, settings), settings, mode, count, int(program or 0))
@@ -277,6 +281,11 @@ def _arrange(scope: Scope, event: Any) -> None:
         getattr(desk, event.action)(key)
     else:
         raise RequestError("The list has no such button.")
+
+
+def _seed(scope: Scope, event: Any, seed: str) -> None:
+    seed_of(seed)
+    scope.desk.decode_again(scope.settings)
 
 
 def _draw(scope: Scope, event: Any, seed: str) -> str:

@@ -33,7 +33,7 @@ from gradio_client.exceptions import AppError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = ("slow jazz trio", "tango en re menor, sin batería", "no drums, piano, fast", "purple rain with strings", "")
-FOREIGN = ("Traceback", "Error", "/home", "/tmp", "/work", "site-packages")
+FOREIGN = ("Traceback", "Error", "/home", "/tmp", str(ROOT), "site-packages")
 LONGEST = 300.0  # seconds after which a job counts as lost
 
 
