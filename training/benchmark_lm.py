@@ -107,7 +107,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
     order = ngram_order(args.model)
     if order:
-        fitted = generator.model.ngram.num_train_tokens
+        fitted: int = generator.model.ngram.num_train_tokens
         report["training"] = {"tokens": fitted, "seconds": fitting, "tokens_per_second": fitted / fitting}
     elif args.config:
         report["training"] = training_speed(args.model, args.config, args.corpus, args.updates, device)

@@ -46,11 +46,12 @@ def merged_state_dict(model: nn.Module, state_dict: dict[str, torch.Tensor]) -> 
     """`state_dict` of a model with adapters as that of the model without: W + scale * B A in place of W."""
     merged = {name: tensor for name, tensor in state_dict.items() if ".lora_" not in name}
     for name, module in model.named_modules():
-        if not hasattr(module, "lora_A"):
+        scaling: dict[str, float] | None = getattr(module, "scaling", None) if hasattr(module, "lora_A") else None
+        if scaling is None:
             continue
         base = merged.pop(f"{name}.base_layer.weight")
         down, up = (state_dict[f"{name}.lora_{side}.{ADAPTER}.weight"] for side in "AB")
-        merged[f"{name}.weight"] = base + module.scaling[ADAPTER] * (up.to(base.dtype) @ down.to(base.dtype))
+        merged[f"{name}.weight"] = base + scaling[ADAPTER] * (up.to(base.dtype) @ down.to(base.dtype))
         if f"{name}.base_layer.bias" in merged:
             merged[f"{name}.bias"] = merged.pop(f"{name}.base_layer.bias")
     return merged

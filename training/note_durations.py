@@ -20,7 +20,7 @@ from symusic import Note, Score, Tempo, Track
 NAMES = ("C", "C#", "D", "E-", "E", "F", "F#", "G", "G#", "A", "B-", "B")
 POWERS = {"whole": 2, "half": 1, "quarter": 0, "eighth": -1} | {
     f"{2 ** (n + 2)}{'nd' if n == 3 else 'th'}": -n for n in range(2, 10)
-}  # type: exponent of two of its length in quarters
+}  # name of a length -> exponent of two, in quarters
 TYPES = {"breve": Fraction(8), "longa": Fraction(16)} | {name: Fraction(2) ** power for name, power in POWERS.items()}
 DURATIONS = {**TYPES, "zero": Fraction(0)}
 SHORTEST = Fraction(1, 512)

@@ -65,9 +65,9 @@ class Controls:
             self.mode = gr.Radio(modes, value=modes[0], label="Sliders", elem_id="mode", min_width=200)
             self.count = gr.Slider(FEWEST_SLIDERS, MOST_SLIDERS, value=USUAL_SLIDERS, step=1, label="How many",
                                    elem_id="count", min_width=140)  # fmt: skip
-            self.active = gr.Checkbox(False, label="All active ones", elem_id="active", min_width=NARROW)
             self.temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature (0: the likeliest notes)",
                                          elem_id="temperature", min_width=140)  # fmt: skip
+        self.active = gr.Checkbox(False, label="A slider for every active dimension", elem_id="active")
         self.sliders = Sliders(elem_id="sliders")
         with gr.Row():
             self.reset = gr.Button("Reset all sliders", elem_id="reset", size="sm", min_width=NARROW)

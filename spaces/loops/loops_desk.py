@@ -182,8 +182,9 @@ class Desk:
 
     def lock(self, keys: Sequence[str], on: bool) -> None:
         """Locks sliders, or frees them."""
-        keys = {self.variant.check_key(key) for key in keys}
-        self._do(replace(self.scene, locked=self.scene.locked | keys if on else self.scene.locked - keys))
+        chosen = {self.variant.check_key(key) for key in keys}
+        locked = self.scene.locked | chosen if on else self.scene.locked - chosen
+        self._do(replace(self.scene, locked=locked))
 
     def decode_again(self, settings: Settings) -> None:
         """The current loop with another temperature, seed or tempo."""

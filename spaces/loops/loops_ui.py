@@ -11,13 +11,13 @@ from typing import Any
 import gradio as gr
 from composer_components import Shelf
 from composer_files import render_wav
-from loops_api import add_endpoints, refusals
+from loops_api import add_endpoints
 from loops_components import CSS
 from loops_controls import HIGHEST, INITIAL, USUAL, Controls, banner_of
 from loops_desk import Desk, Settings, Visitor, seed_of, settings_of
 from loops_files import clean_name, file_name, midi_of, sample_midi, z_json, z_npy
 from loops_models import NO_MODEL, RequestError, Shop
-from loops_reading import MAX_FILES, check_upload
+from loops_reading import MAX_FILES, check_upload, sentence_for
 from loops_view import current_roll, link, reference_rolls, saved_list, slider_values
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -40,6 +40,22 @@ def build_loops(shop: Shop, shelf: Shelf | None = None) -> gr.Blocks:
             gr.Markdown(f"**{html.escape(shop.note + NO_MODEL)}**", elem_id="banner")
     page.queue(max_size=16)
     return page
+
+
+def polite(listener: Callable, outputs: int) -> Callable:
+    """The listener with a message where it refuses: a warning, after which all stays as it is. Errors of the program
+    are told as such, and the log has them."""
+
+    def told(event: gr.EventData, *values: Any):
+        try:
+            return listener(event, *values)
+        except RequestError as refusal:
+            gr.Warning(html.escape(str(refusal), quote=False))
+            return gr.skip() if outputs == 1 else [gr.skip()] * outputs
+        except Exception as error:
+            raise gr.Error(sentence_for(RuntimeError())) from error
+
+    return told
 
 
 def launch_options(shelf: Shelf) -> dict[str, Any]:
@@ -75,22 +91,12 @@ class _Listeners:
     def listen(self, page: gr.Blocks) -> None:
         c = self.controls
         self.shared = [c.visitor, c.model, c.mode, c.count, c.active, c.temperature, c.seed, c.tempo, c.program]
-        self.shown = [
-            c.visitor,
-            c.roll,
-            c.references,
-            c.sliders,
-            c.saved,
-            c.status,
-            c.facts,
-            c.tempo,
-            c.goal,
-            *c.corners,
-        ]
+        drawn = [c.roll, c.references, c.sliders, c.saved]
+        self.shown = [c.visitor, *drawn, c.status, c.facts, c.tempo, c.goal, *c.corners]
 
         self._on(page.load, _nothing, how=INSTANT)
-        c.sliders.input(self._following(_move), self.shared, [c.roll, c.sliders], **FOLLOW)
-        c.pad.input(self._following(_pad), [*self.shared, *c.corners], [c.roll, c.sliders], **FOLLOW)
+        self._hear(c.sliders.input, self._following(_move), [], [c.roll, c.sliders], FOLLOW)
+        self._hear(c.pad.input, self._following(_pad), c.corners, [c.roll, c.sliders], FOLLOW)
         self._on(
             c.sliders.clear, lambda scope, event: scope.desk.reset(str(event.key), scope.settings, str(event.gesture))
         )
@@ -115,17 +121,20 @@ class _Listeners:
         for event in (c.mode.input, c.active.input, c.count.release, c.tempo.release, c.program.input):
             self._on(event, _nothing, how=INSTANT)
 
-        c.upload.upload(self._open, [*self.shared, c.upload], [c.file, c.track, *self.shown], **MODEL)
-        c.file.input(self._tracks, [*self.shared, c.file, c.any_metre], c.track, **SOON)
-        c.model.input(self._switch, self.shared, [c.banner, c.mode, *self.shown], **MODEL)
-        c.save_all.click(self._saving(_all_midi), [*self.shared, c.name], c.downloads, **SOON)
-        c.save_current.click(self._saving(_current_midi), [*self.shared, c.name], c.downloads, **SOON)
-        c.z_json.click(self._saving(_z_json), [*self.shared, c.name], c.downloads, **SOON)
-        c.z_npy.click(self._saving(_z_npy), [*self.shared, c.name], c.downloads, **SOON)
-        c.wav.click(self._wav, [*self.shared, c.name], c.downloads, **RENDER)
+        self._hear(c.upload.upload, self._open, [c.upload], [c.file, c.track, *self.shown], MODEL)
+        self._hear(c.file.input, self._tracks, [c.file, c.any_metre], [c.track], SOON)
+        self._hear(c.model.input, self._switch, [], [c.banner, c.mode, *self.shown], MODEL)
+        for button, make in (
+            (c.save_all, _all_midi), (c.save_current, _current_midi), (c.z_json, _z_json), (c.z_npy, _z_npy),
+        ):  # fmt: skip
+            self._hear(button.click, self._saving(make), [c.name], [c.downloads], SOON)
+        self._hear(c.wav.click, self._wav, [c.name], [c.downloads], RENDER)
+
+    def _hear(self, event, listener: Callable, inputs: list, outputs: list, how: dict) -> None:
+        event(polite(listener, len(outputs)), [*self.shared, *inputs], outputs, **how)
 
     def _on(self, event, action: Callable, inputs: list | None = None, how: dict = SOON) -> None:
-        event(self._acting(action), [*self.shared, *(inputs or [])], self.shown, **how)
+        self._hear(event, self._acting(action), inputs or [], self.shown, how)
 
     # Kinds of listeners. Every one holds the lock: actions of one visitor never overlap, and one model works at a time.
 
@@ -144,8 +153,8 @@ class _Listeners:
         """Does something on the desk and shows all that came of it. A text that the action returns is shown as status,
         a number becomes the tempo."""
 
-        def listener(event: gr.EventData, *values):
-            with refusals(), self.shop.lock:
+        def listener(event, *values):
+            with self.shop.lock:
                 scope = self._scope(*values[:SHARED])
                 return self._show(scope, action(scope, event, *values[SHARED:]))
 
@@ -154,8 +163,8 @@ class _Listeners:
     def _following(self, action: Callable[..., None]) -> Callable:
         """Follows a drag: no file, no sound, nothing but notes and positions."""
 
-        def listener(event: gr.EventData, *values):
-            with refusals(), self.shop.lock:
+        def listener(event, *values):
+            with self.shop.lock:
                 scope = self._scope(*values[:SHARED])
                 action(scope, event, *values[SHARED:])
                 scope.visitor.revision += 1
@@ -169,8 +178,8 @@ class _Listeners:
     def _saving(self, make: Callable[[Scope, str], tuple[str, str, bytes]]) -> Callable:
         """Makes a file and shows its link."""
 
-        def listener(*values):
-            with refusals(), self.shop.lock:
+        def listener(event, *values):
+            with self.shop.lock:
                 return link(*make(self._scope(*values[:SHARED]), values[SHARED]))
 
         return listener
@@ -182,9 +191,7 @@ class _Listeners:
         tempo = scope.settings.tempo
         if isinstance(outcome, float):
             tempo = min(max(round(outcome), 40), 240)
-        current = desk.scene.current
-        said = f"{outcome} " if isinstance(outcome, str) else ""
-        said += f"Current: {current.processor.num_bars} bars, {current.num_notes} notes."
+        said = outcome if isinstance(outcome, str) else "Ready."
         keys = [item.key for item in desk.scene.saved]
         choices: Any = gr.skip()
         if keys != visitor.listed:
@@ -206,9 +213,9 @@ class _Listeners:
 
     # Listeners with outputs of their own
 
-    def _open(self, *values):
+    def _open(self, event, *values):
         """Files are opened; the first becomes the loop."""
-        with refusals(), self.shop.lock:
+        with self.shop.lock:
             scope = self._scope(*values[:SHARED])
             opened = []
             for path in list(values[SHARED] or [])[:MAX_FILES]:
@@ -223,8 +230,8 @@ class _Listeners:
             tracks = self._track_choices(scope, 0, False)
             return [gr.update(choices=choices, value=0), tracks, *self._show(scope, tempo)]
 
-    def _tracks(self, *values):
-        with refusals(), self.shop.lock:
+    def _tracks(self, event, *values):
+        with self.shop.lock:
             return self._track_choices(self._scope(*values[:SHARED]), *values[SHARED:])
 
     def _track_choices(self, scope: Scope, file: int, any_metre: bool):
@@ -232,24 +239,23 @@ class _Listeners:
         numbered = [(f"{number}. {name}", str(number)) for number, name in enumerate(names, 1)]
         return gr.update(choices=[USUAL, HIGHEST, *numbered], value=USUAL)
 
-    def _switch(self, *values):
+    def _switch(self, event, *values):
         """Another model, with the desk that this visitor has there."""
-        with refusals(), self.shop.lock:
+        with self.shop.lock:
             scope = self._scope(*values[:SHARED])
             variant = scope.desk.variant
             modes = gr.update(choices=list(variant.modes), value=scope.mode)
             return [banner_of(self.shop, variant), modes, *self._show(scope)]
 
-    def _wav(self, *values):
-        with refusals():
-            with self.shop.lock:
-                name, _, midi = _all_midi(self._scope(*values[:SHARED]), values[SHARED])
-            try:
-                sound = render_wav(midi)
-            except OSError as error:
-                raise RequestError(str(error)) from None
-            name = name.removesuffix(".mid") + ".wav"
-            return f'<a download="{name}" href="{self.shelf.put(name, "audio/wav", sound)}">Download {name}</a>'
+    def _wav(self, event, *values):
+        with self.shop.lock:
+            name, _, midi = _all_midi(self._scope(*values[:SHARED]), values[SHARED])
+        try:
+            sound = render_wav(midi)
+        except OSError as error:
+            raise RequestError(str(error)) from None
+        name = name.removesuffix(".mid") + ".wav"
+        return f'<a download="{name}" href="{self.shelf.put(name, "audio/wav", sound)}">Download {name}</a>'
 
 
 # Actions: (scope, event, values of their own inputs)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from composer_files import data_url
-from loops_desk import Desk, Visitor
+from loops_desk import NOTHING_SAVED, Desk, Visitor
 from loops_files import bars_of
 
 from partimento.pipelines import Loop
@@ -67,7 +67,8 @@ def saved_list(visitor: Visitor, desk: Desk, tempo: float, program: int) -> dict
         {"key": item.key, "name": item.name, "roll": drawn(item.loop, item.name, program)} for item in desk.scene.saved
     ]
     bars = len(items) * desk.variant.generator.num_bars
-    total = f"{len(items)} loops, {bars} bars, {bars * 240 / tempo:.1f} s" if items else "Nothing saved yet."
+    loops = f"{len(items)} loop{'s' if len(items) > 1 else ''}"
+    total = f"{loops}, {bars} bars, {bars * 240 / tempo:.1f} s" if items else NOTHING_SAVED
     return {"items": items, "total": total, "tempo": tempo, "revision": visitor.revision}
 
 

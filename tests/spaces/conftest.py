@@ -172,11 +172,11 @@ class Visitor:
         """Waits until the shown version is called so."""
         self.page.wait_for_function(f"document.querySelector('#history input').value.includes({words!r})")
 
-    def open_file(self, data: bytes, place: str = "#upload") -> None:
-        """Opens a file `piece.mid` with these bytes as the visitor does."""
+    def open_file(self, data: bytes, place: str = "#upload", name: str = "piece.mid") -> None:
+        """Opens a file with these bytes as the visitor does."""
         with self.page.expect_file_chooser() as chooser:
             self.page.locator(place).click()
-        chooser.value.set_files({"name": "piece.mid", "mimeType": "audio/midi", "buffer": data})
+        chooser.value.set_files({"name": name, "mimeType": "audio/midi", "buffer": data})
 
     def told(self) -> str:
         """The message on the page, which is closed."""

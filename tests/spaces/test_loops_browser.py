@@ -252,13 +252,13 @@ def test_points_go_and_come_back(visit):
         data = visitor.download(f"Download loops.{ending}")
         after(page, lambda: page.locator("#new").click())
         assert positions(page) != kept
-        after(page, lambda data=data: visitor.open_file(data, "#z_open"))
+        after(page, lambda data=data, ending=ending: visitor.open_file(data, "#z_open", f"point.{ending}"))
         page.wait_for_function("document.querySelector('#facts').innerText.includes('a point from a file')")
         assert positions(page) == kept
     page.locator("#model input").click()
     page.get_by_role("option", name="drums").click()
     page.wait_for_function("document.querySelector('#banner').innerText.includes('2 bars of drums')")
-    visitor.open_file(data, "#z_open")
+    visitor.open_file(data, "#z_open", "point.npy")
     assert "another model" in visitor.told()
 
 

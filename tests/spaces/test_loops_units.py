@@ -374,7 +374,7 @@ def test_the_views_carry_true_numbers(desk, settings):
     assert value["sliders"][0]["high"] < 9
     json.dumps(value)
     desk.add("<b>")
-    assert "1 loops, 2 bars, 4.0 s" in saved_list(Visitor(), desk, 120.0, 0)["total"]
+    assert "1 loop, 2 bars, 4.0 s" in saved_list(Visitor(), desk, 120.0, 0)["total"]
 
 
 # Models
