@@ -18,10 +18,15 @@ function programsOf(output) {
 
 function summary(output) {
   const notes = output.bars.flat();
-  if (!notes.length) return output.bars.length + " bars, no notes yet";
+  if (!notes.length) return count(output.bars, "bar") + ", no notes yet";
   const pitched = notes.filter((note) => note[0] >= 0).map((note) => note[1]);
   const range = pitched.length ? `, ${pitchName(Math.min(...pitched))}–${pitchName(Math.max(...pitched))}` : "";
-  return `${output.bars.length} bars, ${programsOf(output).length} tracks, ${notes.length} notes${range}`;
+  const sizes = [count(output.bars, "bar"), count(programsOf(output), "track"), count(notes, "note")];
+  return sizes.join(", ") + range;
+}
+
+function count(items, name) {
+  return `${items.length} ${name}${items.length === 1 ? "" : "s"}`;
 }
 
 function pattern(context, colour, index) {
