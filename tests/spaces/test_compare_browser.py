@@ -71,7 +71,7 @@ def test_names_are_hidden_until_one_is_preferred(visit):
     page.locator("#compare-prefer").wait_for()
     shown = page.locator("#compare-roll").inner_text() + page.locator("#compare-table").inner_text()
     assert not re.search("LSTM|VAE|Museformer|parameters|seconds", shown)
-    page.locator("#compare-prefer").get_by_role("radio", name="Piece B").check()
+    page.locator("#compare-prefer").get_by_role("radio", name="Piece B").click()  # it disappears, so `check` would wait
     page.wait_for_function("document.querySelector('#compare-status').innerText.includes('which is by')")
     assert re.search(
         r"Your choices so far: (LSTM baseline|MusicVAE|Museformer) 1", page.locator("#compare-status").inner_text()
