@@ -101,6 +101,12 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         "let all programs of a family sound; otherwise each plays with one, the usual one of the genre"))  # fmt: skip
     sampling.add_argument("--model", default=DEFAULT_MODEL, help=(
         f"model folder, embedded checkpoint or Hub id (default {DEFAULT_MODEL}, which needs no network)"))  # fmt: skip
+    sampling.add_argument(
+        "--weights",
+        choices=["exact", "half", "int8"],
+        default="exact",
+        help=("half, int8: a Museformer on a CPU decodes from rounded weights, faster and not quite the same"),
+    )
     sampling.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU when there is one)")
 
 
@@ -139,7 +145,7 @@ def _write(options: argparse.Namespace) -> int:
     check_output(options.output, options.piano_roll)
     disable_progress_bar()
     say = (lambda *_: None) if options.quiet else (lambda text: print(text, file=sys.stderr))
-    generator = MidiGenerator.from_pretrained(options.model, device=options.device)
+    generator = MidiGenerator.from_pretrained(options.model, device=options.device, weights=options.weights)
     wishes = _wishes(options, generator, say)
     options.bars = wishes["bars"]
     shared = {

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
-import partimento.modeling  # noqa: F401  (registers the architectures with transformers' Auto classes)
 from partimento.checkpoints import embedded_checkpoint, list_embedded
+from partimento.modeling import MuseformerCache  # importing it registers the architectures with transformers
 from partimento.pipelines.instruments import EnterInstruments, choose_programs, programs_of
 from partimento.pipelines.keys import semitones_between
 from partimento.pipelines.piano_roll import plot_piano_roll
@@ -105,7 +105,7 @@ class MidiGenerator:
         >>> piece.save("jazz.mid")
     """
 
-    def __init__(self, model: PreTrainedModel, processor: MidiProcessor, name: str = ""):
+    def __init__(self, model: PreTrainedModel, processor: MidiProcessor, name: str = "", weights: str = "exact"):
         self.model = model.eval()
         self.processor = processor
         self.name = name or model.config.name_or_path
@@ -115,10 +115,18 @@ class MidiGenerator:
                 f"{len(processor.tokenizer)} tokens; they do not belong together"
             )
         processor.check_model_config(model.config)
+        self.weights = weights
+        if weights != "exact":
+            self._new_cache()  # raises where it makes no sense
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = DEFAULT_MODEL, *, device: str | torch.device | None = None, revision: str | None = None
+        cls,
+        name: str | Path = DEFAULT_MODEL,
+        *,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        weights: str = "exact",
     ) -> MidiGenerator:
         """Loads a model folder, an embedded checkpoint or a Hub model.
 
@@ -126,6 +134,11 @@ class MidiGenerator:
             name: see [`resolve_model`].
             device: default: the first GPU when there is one, else the CPU. On a CPU weights are kept in float32.
             revision: branch, tag or commit of a Hub model.
+            weights: `half` or `int8` let a Museformer on a CPU decode from rounded copies of its weights, faster and
+                not quite the same; see [`MuseformerCache`][partimento.modeling.MuseformerCache].
+
+        Raises:
+            ValueError: `name` is no model, or `weights` are not for this model or device.
         """
         source = resolve_model(name)
         if device is None:
@@ -134,7 +147,18 @@ class MidiGenerator:
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
         model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, revision=revision).to(device)
         processor = MidiProcessor.from_pretrained(source, revision=revision)
-        return cls(model, processor, name=str(name))
+        return cls(model, processor, str(name), weights)
+
+    def _new_cache(self) -> MuseformerCache | None:
+        """The cache of a new piece; None: the model makes its own."""
+        if self.weights == "exact":
+            return None
+        if self.model.config.model_type != "museformer" or self.model.device.type != "cpu":
+            raise ValueError(
+                f"weights={self.weights!r} is for a Museformer on a CPU; {self.name} is a "
+                f"{self.model.config.model_type} on {self.model.device.type}"
+            )
+        return MuseformerCache(self.model.config, weights=self.weights)
 
     def generate(
         self,
@@ -334,7 +358,9 @@ class MidiGenerator:
         constraints = replace(task.constraints, token_budget=len(task.prompt) + room)
         grammar = GrammarLogitsProcessor(self.processor.grammar, constraints)
         input_ids = torch.tensor([task.prompt] * sampling.num_outputs, device=device)
-        extra = self.bar_offset(task.bar_offset, len(input_ids))
+        extra: dict[str, Any] = self.bar_offset(task.bar_offset, len(input_ids))
+        if (cache := self._new_cache()) is not None:
+            extra["past_key_values"] = cache
         streamer = None
         if sampling.on_bar or sampling.on_music:
             streamer = BarStreamer(

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from partimento.pipelines.generation import MidiGenerator
-from partimento.training.benchmark_decoding import decoding_speed, whole_song
+from partimento.training.benchmark_decoding import LOSSY_WEIGHTS, decoding_speed, lossy_errors, whole_song
 from partimento.training.benchmark_models import BACKENDS, PEER, full_attention_peer, museformer, num_parameters
 from partimento.training.benchmark_music import example_band, long_sequence, tokenisation_speed
 from partimento.training.benchmark_musicvae import musicvae_markdown, musicvae_speed
@@ -92,15 +92,20 @@ def measure_decoding(options, processor) -> dict:
     song = long_sequence(processor, options.corpus, room)[:room]
     model = museformer(options.decoding_preset, processor).eval().to(options.device)
     peer = full_attention_peer(model.config).eval().to(options.device)
-    models = {"Museformer": model, f"{PEER}, dynamic cache": peer, f"{PEER}, static cache": peer}
+    lossy = LOSSY_WEIGHTS if options.device == "cpu" else ()
+    models = {"Museformer": model, **{f"Museformer, {weights}": model for weights in lossy}}
+    models |= {f"{PEER}, dynamic cache": peer, f"{PEER}, static cache": peer}
     rows = decoding_speed(models, torch.tensor([song], device=options.device), positions, steps, options.rounds)
     times = {(row["contestant"], row["position"]): row["ms_per_token"] for row in rows}
     first = min(positions, key=lambda position: abs(position - 1000))
     for row in rows:
         row["times_museformer"] = round(row["ms_per_token"] / times["Museformer", row["position"]], 2)
+        row["peer_times"] = round(times[f"{PEER}, dynamic cache", row["position"]] / row["ms_per_token"], 2)
         row["times_first"] = round(row["ms_per_token"] / times[row["contestant"], first], 2)
+    trained = MidiGenerator.from_pretrained(options.model, device="cpu").model if lossy else None
     return {
         "preset": options.decoding_preset,
+        "lossy": trained and lossy_errors(trained, torch.tensor([song[:1600]]), 800),
         "parameters": {"Museformer": num_parameters(model), PEER: num_parameters(peer)},
         "tokens_per_bar": round(len(song) / song.count(processor.bar_token_id), 1),
         "first": first,
@@ -171,13 +176,25 @@ def as_markdown(report: dict) -> str:
             f"Decoding through `generate`, `{decoding['preset']}`, batch 1, {decoding['tokens_per_bar']} tokens per "
             f"bar, parameters {decoding['parameters']}.\n"
         )
-        header = ["position", MEASURED, "ms per token", "times Museformer", f"times position {decoding['first']:,}"]
+        header = [
+            "position",
+            MEASURED,
+            "ms per token",
+            "times faster than the peer's default",
+            f"times position {decoding['first']:,}",
+        ]
         rows = [
-            [f"{row['position']:,}", row[MEASURED], f"{row['ms_per_token']:.2f}", f"{row['times_museformer']:.1f}",
+            [f"{row['position']:,}", row[MEASURED], f"{row['ms_per_token']:.2f}", f"{row['peer_times']:.1f}",
              f"{row['times_first']:.2f}", f"{row['cache_bytes'] / 2**20:.1f}"]
             for row in decoding["rows"]
         ]  # fmt: skip
         parts.append(markdown_table([*header, "cache, MB"], rows))
+        for weights, error in (decoding["lossy"] or {}).items():
+            parts.append(
+                f"`{weights}` on `{report['model']}`, 799 tokens: divergence of the next token's distribution "
+                f"{error['divergence']:.1e} nats, loss {error['loss_change']:+.1e} nats, the likeliest token is the "
+                f"same in {error['same_likeliest']:.2%}.\n"
+            )
     if song := report.get("song"):
         parts.append(
             f"A song of {song['tokens']:,} tokens ({song['bars']} bars) with `{report['model']}`, sampled with the "

@@ -18,6 +18,8 @@ from partimento.pipelines.generation import MidiGenerator
 from partimento.tokenization import GenerationConstraints, GrammarLogitsProcessor
 from partimento.training.benchmark_models import clock
 
+LOSSY_WEIGHTS = ("half", "int8")
+
 
 class FollowSong(LogitsProcessor):
     """Leaves the next token of `song` `[1, T]` only."""
@@ -52,7 +54,7 @@ class TokenClock(BaseStreamer):
 def cache_bytes(cache: Cache) -> int:
     """Bytes of all buffers, spare room included."""
     if isinstance(cache, MuseformerCache):
-        tensors = [*cache.slots, *cache.summaries, *cache.visible]
+        tensors = [*cache.slots, *cache.summaries, *cache.visible.buffers]
     else:
         tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
@@ -67,6 +69,9 @@ class Contestant:
         self.times: list[float] = []
 
     def _make_cache(self, length: int) -> Cache | None:
+        for weights in LOSSY_WEIGHTS:
+            if self.name.endswith(weights):
+                return MuseformerCache(self.model.config, weights=weights)
         if "static" in self.name:
             return StaticCache(config=self.model.config, max_cache_len=length)
         return DynamicCache(config=self.model.config) if "dynamic" in self.name else None
@@ -121,6 +126,33 @@ def decoding_speed(models: dict[str, PreTrainedModel], song, positions, steps: i
                 contestant.decode(steps)
         rows += [contestant.row() for contestant in contestants]
     return rows
+
+
+@torch.inference_mode()
+def lossy_errors(model: PreTrainedModel, song: torch.Tensor, prompt: int) -> dict[str, dict[str, float]]:
+    """What `LOSSY_WEIGHTS` change: mean divergence of the next-token distribution in nats, and change of the loss.
+
+    Args:
+        model: a trained Museformer on a CPU.
+        song: ids `[1, T]` of a real song; tokens after the first `prompt` are decoded one by one.
+    """
+
+    def log_probabilities(weights: str) -> torch.Tensor:
+        cache = MuseformerCache(model.config, weights=weights)
+        model(song[:, :prompt], past_key_values=cache)
+        steps = (model(song[:, i : i + 1], past_key_values=cache).logits[0] for i in range(prompt, song.shape[1] - 1))
+        return torch.cat(list(steps)).double().log_softmax(-1)
+
+    exact, targets = log_probabilities("exact"), song[0, prompt + 1 :, None]
+    found = {}
+    for weights in LOSSY_WEIGHTS:
+        lossy = log_probabilities(weights)
+        found[weights] = {
+            "divergence": ((exact - lossy) * exact.exp()).sum(1).mean().item(),
+            "loss_change": (exact - lossy).gather(1, targets).mean().item(),
+            "same_likeliest": (exact.argmax(1) == lossy.argmax(1)).double().mean().item(),
+        }
+    return found
 
 
 def whole_song(generator: MidiGenerator, num_tokens: int) -> dict:

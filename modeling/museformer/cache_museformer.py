@@ -20,8 +20,10 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from .decoding_museformer import PRODUCTS, StepWeights, large_zeros
+from .decoding_museformer import StepWeights
+from .products_museformer import WEIGHTS, streams
 from .structure_museformer import SegmentState, fine_and_coarse
+from .visible_museformer import VisibleRows, VisibleStreams, grown
 
 
 class MuseformerCache(Cache):
@@ -29,9 +31,10 @@ class MuseformerCache(Cache):
 
     Args:
         config: `MuseformerConfig` of the model.
-        weights: what single tokens are decoded with. `exact`: the model's weights. `int8`: rounded copies of the
-            layers' matrices, faster on a CPU and not exact; pass `MuseformerCache(model.config, weights="int8")` to
-            `generate` as `past_key_values`. Prompts always run on the model's weights.
+        weights: what single tokens are decoded with. `exact`: the model's weights. `half` (one row) and `int8`: rounded
+            copies of the layers' matrices and, for one row, of the visible keys; faster on a CPU and not exact. Pass
+            `MuseformerCache(model.config, weights="half")` to `generate` as `past_key_values`. Prompts, and with
+            `half` several rows, always run on the model's weights.
 
     Raises:
         ValueError: unknown `weights`.
@@ -46,8 +49,8 @@ class MuseformerCache(Cache):
     num_visible: Any
 
     def __init__(self, config, weights: str = "exact"):
-        if weights not in PRODUCTS:
-            raise ValueError(f"weights={weights!r} is not one of {', '.join(PRODUCTS)}")
+        if weights not in WEIGHTS:
+            raise ValueError(f"weights={weights!r} is not one of {', '.join(WEIGHTS)}")
         super().__init__(layers=[])
         self.config, self.weights = config, weights
         self.reset()
@@ -66,7 +69,7 @@ class MuseformerCache(Cache):
         self.max_slots = self.max_closed = self.max_visible = 0  # host copies of the maxima over rows
         self.slots: list[torch.Tensor | None] = [None] * num_layers  # [B, capacity, 2 d]
         self.summaries: list[torch.Tensor | None] = [None] * num_layers  # [B, capacity, 2 d]
-        self.visible: list[torch.Tensor | None] = [None] * num_layers  # [B, 2, h, capacity, d / h]
+        self.visible: VisibleRows | VisibleStreams | None = None
         self.step_mask: torch.Tensor | None = None
         self._staged_contents: list[torch.Tensor | None] = [None] * num_layers
         self._staged_summaries: list[torch.Tensor | None] = [None] * num_layers
@@ -122,8 +125,13 @@ class MuseformerCache(Cache):
         for name in ("bar_offset", "slot_bars", "slot_eos", "num_slots", "num_closed", "num_visible"):
             if (tensor := getattr(self, name)) is not None:
                 setattr(self, name, function(tensor))
-        for name in ("slots", "summaries", "visible"):
+        for name in ("slots", "summaries"):
             setattr(self, name, [None if t is None else function(t) for t in getattr(self, name)])
+        if isinstance(self.visible, VisibleRows):
+            self.visible.mapped(function)
+        elif self.batch_size > 1:  # laid out for one row, as are the weights
+            self.visible = self.step_weights = self._modules_are_plain = None
+            self._gather_visible(torch.arange(self.batch_size))
         counts = torch.stack([self.num_slots, self.num_closed, self.num_visible]).amax(1)
         self.max_slots, self.max_closed, self.max_visible = counts.tolist()
 
@@ -187,7 +195,7 @@ class MuseformerCache(Cache):
             self.num_closed = torch.maximum(self.num_closed, column_bars.max(1).values)
             self.max_closed = int(self.num_closed.max())
             for layer, new in enumerate(self._staged_summaries):
-                buffer = _grown(self.summaries[layer], new, self.max_closed)
+                buffer = grown(self.summaries[layer], new, self.max_closed)
                 buffer[row, bar - 1] = new[row, column].to(buffer.dtype)
                 self.summaries[layer] = buffer
         self._staged_summaries = [None] * len(self)
@@ -223,22 +231,21 @@ class MuseformerCache(Cache):
         place_2 = (contents.cumsum(1) - 1 + coarse.sum(1, keepdim=True))[row_2, source_2]
         total = coarse.sum(1) + contents.sum(1)
         self.num_visible[rows] = total
-        self._reserve_visible(int(total.max()))
-        row, row_2 = rows[row], rows[row_2]
-        for visible, slots, summaries in zip(self.visible, self.slots, self.summaries):
-            if len(row):
-                visible[row, :, :, place] = self._split(summaries[row, source])
-            visible[row_2, :, :, place_2] = self._split(slots[row_2, source_2])
         self.max_visible = int(self.num_visible.max())
+        if self.visible is None:
+            self.visible = self._new_visible()
+        self.visible.open(self.max_visible, keep=False)
+        row, row_2 = rows[row], rows[row_2]
+        for layer, (slots, summaries) in enumerate(zip(self.slots, self.summaries)):
+            if len(row):
+                self.visible.write(layer, row, place, summaries[row, source])
+            self.visible.write(layer, row_2, place_2, slots[row_2, source_2])
 
-    def _reserve_visible(self, length: int) -> None:
-        for layer, slots in enumerate(self.slots):
-            like = self._split(slots[:, :1]).permute(0, 2, 3, 1, 4)
-            self.visible[layer] = _grown(self.visible[layer], like, length, dim=3)
-
-    def _split(self, key_value: torch.Tensor) -> torch.Tensor:
-        """`[..., 2 d]` to `[..., 2, h, d / h]`."""
-        return key_value.unflatten(-1, (2, self.config.num_attention_heads, self.config.head_size))
+    def _new_visible(self) -> VisibleRows | VisibleStreams:
+        heads, like = self.config.num_attention_heads, self.slots[0]
+        if streams(self.batch_size, like):
+            return VisibleStreams(self.slots, heads, like.dtype if self.weights == "exact" else torch.float16)
+        return VisibleRows(self.slots, heads)
 
     # a single token that starts a bar: close the old bar, then take a step
 
@@ -255,7 +262,7 @@ class MuseformerCache(Cache):
         """Store k2, v2 `[R, 2 d]` of the current bar of `rows`."""
         bars = self.state.bar[rows]
         slots = self.slots[layer]
-        self.summaries[layer] = _grown(self.summaries[layer], slots, max(self.max_closed, int(bars.max())))
+        self.summaries[layer] = grown(self.summaries[layer], slots, max(self.max_closed, int(bars.max())))
         self.summaries[layer][rows, bars - 1] = new.detach().to(slots.dtype)
 
     def start_bars(self, bars: list[int], beats: list[int], rows: list[int]) -> None:
@@ -298,7 +305,7 @@ class MuseformerCache(Cache):
                     f"weights={self.weights!r} needs a model on a CPU without hooks, adapters or offloading"
                 )
             if self._modules_are_plain:
-                self.step_weights = StepWeights(model, self.weights)
+                self.step_weights = StepWeights(model, self.weights, self.batch_size)
         return self._modules_are_plain
 
     def begin_step(self, beats: list[int], bars: list[int], is_eos: list[bool]) -> None:
@@ -312,23 +319,22 @@ class MuseformerCache(Cache):
             spare = self.max_slots // 4 + 64
             self.slot_bars = torch.nn.functional.pad(self.slot_bars, (0, spare), value=-1)
             self.slot_eos = torch.nn.functional.pad(self.slot_eos, (0, spare))
-            self.slots = [_grown(t, t, self.slot_bars.shape[1], exact=True) for t in self.slots]
-        self._reserve_visible(self.max_visible + 1)
-        self._num_shown = self.max_visible + 1
+            self.slots = [grown(t, t, self.slot_bars.shape[1], exact=True) for t in self.slots]
+        self.visible.open(self.max_visible + 1)
         self.step_mask = None
         if len(bars) == 1:  # plain slices: the row's counts are the maxima, and all it sees is visible
             self._row, self._slot, self._place = None, self.max_slots, self.max_visible
             self.slot_bars[0, self._slot] = bars[0]
             self.slot_eos[0, self._slot] = is_eos[0]
             if not present[0]:
-                self.step_mask = torch.arange(self._num_shown, device=device)[None, None, None] == self._place
+                self.step_mask = torch.arange(self.visible.length, device=device)[None, None, None] == self._place
         else:
             self._row = torch.arange(len(bars), device=device)
             self._slot, self._place = self.num_slots.clone(), self.num_visible.clone()
             numbers = torch.tensor([bars, is_eos], device=device)
             self.slot_bars[self._row, self._slot] = numbers[0]
             self.slot_eos[self._row, self._slot] = numbers[1].bool()
-            order = torch.arange(self._num_shown, device=device)
+            order = torch.arange(self.visible.length, device=device)
             shown = order <= self.num_visible[:, None]
             if not all(present):  # padding sees itself only
                 shown = torch.where(numbers[0, :, None] < 0, order == self.num_visible[:, None], shown)
@@ -346,30 +352,23 @@ class MuseformerCache(Cache):
         self.max_slots += any(present)
         self.max_visible += any(present)
 
-    def append(self, layer: int, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store k, v `[B, 2 d]` of the token; return the visible keys and values `[B, h, L, d / h]`."""
-        slots, visible = self.slots[layer], self.visible[layer]
-        new = new.detach()
+    def append(self, layer: int, new: torch.Tensor) -> None:
+        """Store k, v `[B, 2 d]` of the token."""
+        slots = self.slots[layer]
+        new = new.detach().to(slots.dtype)
         if self._row is None:
             slots[:, self._slot] = new
-            visible[:, :, :, self._place] = self._split(new)
         else:
-            new = new.to(slots.dtype)
             slots[self._row, self._slot] = new
-            visible[self._row, :, :, self._place] = self._split(new)
-        return visible[:, :, :, : self._num_shown].unbind(1)
+        self.visible.append(layer, self._row, self._place, new)
 
+    def shown(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Visible keys and values `[B, h, L, d / h]`."""
+        return self.visible.shown(layer)
 
-def _grown(buffer, like, length: int, *, dim: int = 1, exact: bool = False):
-    """`buffer` with room for `length` entries along `dim`; contents kept, the rest zero."""
-    if buffer is not None and buffer.shape[dim] >= length:
-        return buffer
-    shape = list(like.shape)
-    shape[dim] = length if exact else length + length // 4 + 64
-    grown = large_zeros(like, shape)
-    if buffer is not None:
-        grown.narrow(dim, 0, buffer.shape[dim]).copy_(buffer)
-    return grown
+    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
+        """Step C of scaled queries `[B, d]` over what is visible, `[B, d]`."""
+        return self.visible.attend(layer, query, self.step_mask)
 
 
 __all__ = ["MuseformerCache"]

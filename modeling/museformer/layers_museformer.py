@@ -58,7 +58,8 @@ class MuseformerAttention(nn.Module):
 
         query, key_value = self._project(content, self.content_bias)
         if plan.is_step:
-            key, value = past_key_values.append(self.layer_idx, key_value[:, 0])
+            past_key_values.append(self.layer_idx, key_value[:, 0])
+            key, value = past_key_values.shown(self.layer_idx)
             query = self._heads(query)
             mask = past_key_values.step_mask
             if mask is None and plan.backend == "eager":

@@ -53,7 +53,7 @@ def test_cached_equals_uncached(toy, mode):
         assert not torch.equal(cached[0], cached[1])
 
 
-@pytest.mark.parametrize("weights", ["exact", "int8"])
+@pytest.mark.parametrize("weights", ["exact", "half", "int8"])
 def test_a_cache_can_be_handed_in(toy, weights):
     ids, mask = toy.stack([toy.random_row(12, 1, 4, seed=1, eos=False), toy.random_row(3, eos=False)])
     model = toy.tiny_model(dtype=torch.float32)

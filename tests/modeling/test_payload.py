@@ -50,7 +50,9 @@ def test_payload_is_complete():
         "decoding_museformer.py",
         "layers_museformer.py",
         "modeling_museformer.py",
+        "products_museformer.py",
         "structure_museformer.py",
+        "visible_museformer.py",
     ]
 
 
