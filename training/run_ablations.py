@@ -50,6 +50,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-songs", type=int, help="at most this many songs, a seeded draw (default: all)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the likelihood, see evaluate_lm.py")
     parser.add_argument("--samples", type=int, default=0, help="samples of each trained model (default: none)")
+    modes = ["constrained", "conditions_only"]
+    parser.add_argument(
+        "--mode", choices=modes, default=modes[0], help="of samples, see evaluate_samples.py (default constrained)"
+    )
     parser.add_argument("--bars", type=int, default=64, help="bars of a sample (default 64)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of all runs and of the report")
     return parser
@@ -84,7 +88,7 @@ def run(args: argparse.Namespace, command: list[str]) -> None:
         "likelihood": [args.split, args.max_songs, args.dtype],
     }
     if args.samples:
-        identity["samples"] = [args.samples, args.bars]
+        identity["samples"] = [args.samples, args.bars, args.mode]
     keep_identity(args.output, identity)
     plan = [(recipe, name, seed) for seed in args.seeds for recipe, name in names.items()]
     folders: dict[str, dict[int, Path]] = {name: {} for name in names.values()}
@@ -123,7 +127,7 @@ def steps(args: argparse.Namespace, recipe: Path, folder: Path, seed: int) -> li
     ]
     if args.samples:
         options = ["--model", model, "--corpus", corpus, "-n", str(args.samples), "--bars", str(args.bars)]
-        options += ["--seed", str(seed), "--modes", "conditions_only"]
+        options += ["--seed", str(seed), "--modes", args.mode]
         result.append(report_step("samples", "evaluate_samples.py", folder, options))
     return result
 
