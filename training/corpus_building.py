@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from partimento.tokenization import MidiProcessor
+from partimento.training.corpus_card import write_card
 from partimento.training.corpus_merging import count_stages, label_tokens, merge_songs, song_labels
 from partimento.training.corpus_settings import STAGES_VERSION, CorpusSettings, SongSettings
 from partimento.training.corpus_shards import (
@@ -27,7 +28,6 @@ from partimento.training.corpus_writing import (
     genre_table,
     publish,
     split_table,
-    write_card,
     write_parquet,
     write_rejected,
 )
@@ -167,7 +167,7 @@ def _write(job, settings, rules, collection, songs, shards, groups, given, wante
         report |= {"vocab_hash": processor.vocab_hash, "config_hash": wanted}
         processor.save_pretrained(finished / "processor")
         write_rejected(finished / "rejected.jsonl", _rejected(collection, songs))
-        write_card(finished / "README.md", report, kept)
+        write_card(finished / "README.md", report, Counter((s["source"], s["licence"]) for s in kept))
         (finished / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         publish(finished, job.out)
     return report

@@ -1,4 +1,4 @@
-"""Writing a corpus: Parquet files of two configurations, the processor, the report, the rejected files, the card."""
+"""Writing a corpus: Parquet files of two configurations, tables for the report, the rejected files."""
 
 import json
 import shutil
@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from partimento.tokenization import MidiProcessor
+from partimento.training.corpus_card import CONFIGURATIONS
 from partimento.training.corpus_grouping import SPLITS
 from partimento.training.lakh_labels import artist_label
 
-CONFIGURATIONS = ("raw", "tokenized")
 ROWS_PER_FILE, ROWS_PER_GROUP = 4096, 256
 COLUMNS = {
     "md5": pa.string(),
@@ -173,56 +173,6 @@ def report_lines(report: dict) -> list[str]:
     lines += ["* no condition token", ""]
     lines += [f"{name + ':':<42}{value}" for name, value in report["groups"].items() if name != "groups per split"]
     return lines
-
-
-def write_card(path: Path, report: dict, songs: Sequence[dict]) -> None:
-    """Dataset card; its `configs` make `load_dataset(folder, "tokenized")` work."""
-    present = [s for s in SPLITS if report["splits"][s]["songs"]]
-    yaml = [
-        "---",
-        "pretty_name: Symbolic music corpus",
-        "license: other",
-        "tags:",
-        "- music",
-        "- midi",
-        "- symbolic-music",
-    ]
-    yaml.append("configs:")
-    for configuration in CONFIGURATIONS:
-        yaml += [f"- config_name: {configuration}", "  data_files:"]
-        yaml += [line for s in present for line in (f"  - split: {s}", f"    path: {configuration}/{s}-*.parquet")]
-        yaml += ["  default: true"] if configuration == "tokenized" else []
-    sources = Counter((s["source"], s["licence"]) for s in songs)
-    text = [*yaml, "---", "", "# Symbolic music corpus", ""]
-    text += ["Made by `training/prepare_data.py`. Configuration `raw` holds MIDI bytes (`midi`), `tokenized` holds"]
-    text += ["`input_ids` (BOS, condition tokens, bars, EOS); both have the same metadata columns. The processor is in"]
-    text += [
-        "`processor/`.",
-        "",
-        f"Vocabulary hash: `{report['vocab_hash']}`. Configuration: `{report['config_hash']}`.",
-        "",
-    ]
-    text += ["## Sources and licences", "", "| source | licence | songs |", "|---|---|---|"]
-    text += [f"| {source} | {licence} | {n} |" for (source, licence), n in sorted(sources.items())]
-    text += ["", "## Splits", "", "| split | songs | groups | bars | notes | tokens |", "|---|---|---|---|---|---|"]
-    for split, row in report["splits"].items():
-        groups = report["groups"]["groups per split"][split]
-        text.append(f"| {split} | {row['songs']} | {groups} | {row['bars']} | {row['notes']} | {row['tokens']} |")
-    text += [
-        "",
-        "Songs that share a melody, bars, all notes up to transposition, or a Million Song Dataset track are one",
-    ]
-    text += ["group and lie in one split.", "", "## Stages", "", "| stage | in | out | rejected |", "|---|---|---|---|"]
-    for row in report["stages"]:
-        reasons = ", ".join(f"{reason} {n}" for reason, n in row["rejected"].items())
-        text.append(f"| {row['stage']} | {row['in']} | {row['out']} | {reasons} |")
-    text += ["", "## Genres", "", "Songs per split; a genre with `*` is too rare for a condition token.", ""]
-    text += ["| genre | " + " | ".join(SPLITS) + " |", "|---|---|---|---|"]
-    for genre, cells in report["genres"].items():
-        name = (genre or "(none)") + ("" if genre in report["labels"]["genres"] or not genre else " *")
-        text.append(f"| {name} | " + " | ".join(str(cells[s][0]) for s in SPLITS) + " |")
-    text += ["", "## Settings", "", "```json", json.dumps(report["settings"], indent=1, sort_keys=True), "```", ""]
-    path.write_text("\n".join(text), encoding="utf-8")
 
 
 def publish(finished: Path, out: Path) -> None:

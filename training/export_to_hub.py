@@ -1,4 +1,4 @@
-"""Turns a training run into a model folder in Hub layout.
+"""Turns a training run into a model folder in Hub layout, or a prepared corpus into a dataset folder.
 
     python training/export_to_hub.py runs/museformer-small-open/best -o checkpoints/museformer-small \\
         --card training/cards/museformer-small.md \\
@@ -14,6 +14,16 @@ The folder holds half-precision safetensors, the configuration with `auto_map` f
 configuration, the learning curve of the run, further files (--files) and the model card. Figures that the card names,
 such as `{{likelihood.splits.test.songs:,}}`, are filled in from the JSON files given by name; `run` is read from the
 log of the run.
+
+    python training/export_to_hub.py runs/museformer-small-open/best -o my-model --push my-name/my-model
+
+also uploads the finished folder; log in before with `hf auth login` (or set HF_TOKEN to a token that may write).
+
+    python training/export_to_hub.py build/corpus -o my-dataset --push my-name/my-dataset
+
+does the same with a corpus of prepare_data.py: both configurations, the processor, the counts and the dataset card.
+Songs whose licence does not allow it stay behind, as MIDI and as tokens (from which the MIDI could be made); the card
+says how many of which source. `--include-licence TEXT` takes those along that you may pass on.
 """
 
 import argparse
@@ -25,11 +35,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
-from partimento.modeling import MusicVAEConfig, MusicVAEModel
-from partimento.tokenization import MidiProcessor, MusicVAEProcessor
+from partimento.modeling import DenseVAEConfig, MusicVAEConfig
+from partimento.tokenization import DenseVAEProcessor, MidiProcessor, MusicVAEProcessor
 from partimento.training.checkpointing import replace_folder
+from partimento.training.corpus_export import export_corpus, is_corpus
+from partimento.training.corpus_writing import stage_lines
+from partimento.training.hub_push import PushError, push
 from partimento.training.run_log import read_log
 
 BELONGINGS = ("latent_info.json", "attributes.safetensors", "attributes.json", "attributes.md")
@@ -40,7 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "source", type=Path, help="folder with config.json, weights and processor (a run's best/ or final/)"
+        "source",
+        type=Path,
+        help="folder with config.json, weights and processor (a run's best/ or final/), or a corpus of prepare_data.py",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="folder to write; replaced as a whole when complete"
@@ -59,6 +74,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="further files; pictures, latent_info.json and attributes.* of the source come along unasked",
     )
     parser.add_argument("--figures", nargs="*", default=[], metavar="NAME=FILE", help="JSON reports the card quotes")
+    parser.add_argument(
+        "--include-licence",
+        nargs="*",
+        default=[],
+        metavar="TEXT",
+        help="of a corpus: further values of the column `licence` whose songs go along",
+    )
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to this repository of the Hub")
+    parser.add_argument("--private", action="store_true", help="with --push: a repository that is new is private")
     return parser
 
 
@@ -76,7 +100,8 @@ def export(source: Path, output: Path, dtype: torch.dtype, card: str | None = No
     config = AutoConfig.from_pretrained(source)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    write = write_autoencoder if isinstance(config, MusicVAEConfig) else write_language_model
+    is_autoencoder = isinstance(config, MusicVAEConfig | DenseVAEConfig)
+    write = write_autoencoder if is_autoencoder else write_language_model
     classes = write(source, partial, dtype)
     config_path = partial / "config.json"
     stored = json.loads(config_path.read_text())
@@ -114,19 +139,29 @@ def write_language_model(source: Path, folder: Path, dtype: torch.dtype) -> dict
 
 
 def write_autoencoder(source: Path, folder: Path, dtype: torch.dtype) -> dict[str, type]:
-    """As `write_language_model`, for a MusicVAE."""
-    model = MusicVAEModel.from_pretrained(source, dtype=torch.float32)
-    processor = MusicVAEProcessor.from_pretrained(source)
-    for name, value in processor.model_config_kwargs().items():
+    """As `write_language_model`, for a MusicVAE or a dense VAE; one of images has no processor."""
+    model = AutoModel.from_pretrained(source, dtype=torch.float32)
+    processor = autoencoder_processor(source, model.config)
+    facts = {} if processor is None else processor.model_config_kwargs()
+    for name, value in facts.items():
         if getattr(model.config, name) != value:
             raise ValueError(
                 f"{source}: {name} is {getattr(model.config, name)} in the model, {value} in the processor"
             )
-    MusicVAEConfig.register_for_auto_class()
-    MusicVAEModel.register_for_auto_class("AutoModel")
+    type(model.config).register_for_auto_class()
+    type(model).register_for_auto_class("AutoModel")
     model.to(dtype).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return {"AutoModel": MusicVAEModel, "AutoModelForSeq2SeqLM": MusicVAEModel}
+    if processor is not None:
+        processor.save_pretrained(folder)
+    classes = {"AutoModel": type(model)}
+    return classes | {"AutoModelForSeq2SeqLM": type(model)} if isinstance(model.config, MusicVAEConfig) else classes
+
+
+def autoencoder_processor(source: Path, config: PreTrainedConfig) -> MusicVAEProcessor | DenseVAEProcessor | None:
+    """What turns MIDI into the grids of the model; `None` for a dense VAE without one."""
+    if isinstance(config, MusicVAEConfig):
+        return MusicVAEProcessor.from_pretrained(source)
+    return DenseVAEProcessor.from_pretrained(source) if (source / "processor_config.json").is_file() else None
 
 
 def run_figures(run: Path) -> dict:
@@ -174,21 +209,37 @@ def fill_card(template: str, figures: dict) -> str:
     return re.sub(r"\{\{\s*(?P<path>[\w.,\- ]+?)\s*(?::(?P<format>[^}]+))?\}\}", figure, template)
 
 
-def main() -> int:
-    """Runs the command; returns the exit status."""
-    options = make_parser().parse_args()
+def export_run(options: argparse.Namespace) -> None:
+    """A model folder, as the command line asks for it."""
     figures = run_figures(options.source.parent)
     for item in options.figures:
         name, _, path = item.partition("=")
         if not path:
-            raise SystemExit(f"--figures {item!r} must read NAME=FILE")
+            raise ValueError(f"--figures {item!r} must read NAME=FILE")
         figures[name] = json.loads(Path(path).read_text())
     card = fill_card(options.card.read_text(), figures) if options.card else None
     export(options.source, options.output, DTYPES[options.dtype], card, options.files)
-    size = sum(path.stat().st_size for path in options.output.iterdir())
-    print(f"{options.output}: {size / 1e6:.1f} MB")
-    for path in sorted(options.output.iterdir()):
-        print(f"  {path.stat().st_size:>10,}  {path.name}")
+
+
+def main() -> int:
+    """Runs the command; returns the exit status."""
+    options = make_parser().parse_args()
+    as_dataset = is_corpus(options.source)
+    try:
+        if as_dataset:
+            report = export_corpus(options.source, options.output, include=options.include_licence)
+            print("\n".join(stage_lines(report)))
+        else:
+            export_run(options)
+        files = sorted(path for path in options.output.rglob("*") if path.is_file())
+        print(f"{options.output}: {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")
+        for path in files:
+            print(f"  {path.stat().st_size:>12,}  {path.relative_to(options.output)}")
+        if options.push:
+            print(push(options.output, options.push, "dataset" if as_dataset else "model", options.private))
+    except (ValueError, OSError, PushError) as error:
+        print(f"export_to_hub.py: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
