@@ -45,7 +45,7 @@ browser-test: $(VENV)/.dev  ## the Spaces in headless Chromium (apt-get install 
 	$(PIP) -e ".[browser]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/spaces -m browser -s
 
-soak: $(VENV)/.dev  ## clients that use the composer Space at once; jobs lost and growth of memory (SOAK_OPTIONS="--minutes 30")
+soak: $(VENV)/.dev  ## clients that use the Spaces at once: lost jobs and growth of memory (SOAK_OPTIONS="--space loops --minutes 30")
 	$(BIN)/python tests/spaces/soak.py $(SOAK_OPTIONS)
 
 bench: $(VENV)/.dev  ## speed and memory, as ratios measured in one run (build/bench/; BENCH_OPTIONS=--quick)

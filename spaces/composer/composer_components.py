@@ -18,16 +18,37 @@ STATIC = Path(__file__).parent / "static"
 SCRIPTS = ("vendor/Tone.js", "vendor/magenta-core.js", "vendor/midi-player.min.js")  # in this order
 PLAYER = '<midi-player aria-label="Player" class="player"></midi-player>'
 PLAYER_JS = """
+function forgive() { // its bass and each of its drums have one voice: a second note at the same time is an error there
+  const synth = window.core && core.Player && core.Player.prototype;
+  if (!synth || synth.forgiving) return;
+  const play = synth.playNote;
+  synth.forgiving = true;
+  synth.playNote = function (...note) { try { play.apply(this, note); } catch { /* this note is not heard */ } };
+}
 watch("value", () => {
-  const player = element.querySelector("midi-player");
-  if (props.value && props.value.src) player.setAttribute("src", props.value.src); else player.removeAttribute("src");
+  forgive();
+  const player = element.querySelector("midi-player"), { src, keep } = props.value || {}, at = player.currentTime;
+  if (keep && player.playing) { // the other version goes on where this one was
+    const goOn = () => { player.currentTime = Math.min(at, player.duration); player.start(); };
+    player.addEventListener("load", goOn, { once: true });
+  }
+  if (src) player.setAttribute("src", src); else player.removeAttribute("src");
 });
 """
-ROLL = '<div class="rolls" aria-live="off"></div>'
+ROLL = """
+<div class="zoom" role="group" aria-label="Zoom of the rolls" hidden>
+  <button type="button" data-step="-1" aria-label="Zoom out">−</button><output></output>
+  <button type="button" data-step="1" aria-label="Zoom in">+</button>
+</div>
+<div class="rolls" aria-live="off"></div>
+"""
 CSS = """
 .rolls figure { margin: 0 0 12px; min-width: 0; } .rolls canvas { width: 100%; height: 190px; display: block;
   color: inherit; border: 1px solid var(--border-color-primary); border-radius: 6px; touch-action: pan-y; }
-.rolls canvas.choosing { cursor: col-resize; }
+.rolls canvas.choosing { cursor: col-resize; } .rolls .view { overflow-x: auto; }
+.zoom { display: flex; gap: 8px; align-items: center; justify-content: flex-end; } .zoom[hidden] { display: none; }
+.zoom button { min-width: 32px; padding: 2px 8px; border: 1px solid var(--border-color-primary); border-radius: 6px; }
+.zoom button:disabled { opacity: 0.4; }
 .rolls figcaption, .legend { font-size: 13px; padding: 3px 0; overflow-wrap: anywhere; }
 .legend .key { margin-right: 12px; white-space: nowrap; display: inline-block; }
 .legend i { display: inline-block; width: 10px; height: 10px; margin-right: 4px; border-radius: 2px; }
@@ -47,8 +68,10 @@ a:focus-visible, button:focus-visible, .rolls canvas:focus-visible { outline: 3p
 
 
 class RollView(gr.HTML):
-    """Piano rolls: {outputs: [{bars, total, primer, caption, title}], selected, tempo, names, range: [output, first,
-    last] or null}. Dragging over bars triggers `select` with {output, first, last}, counted from 1."""
+    """Piano rolls: {outputs: [{bars, total, primer, caption, title, lanes, pitched}], selected, tempo, names, range:
+    [output, first, last] or null}. `lanes`, where there are any, are [pitch, name] of the drums from the top; `pitched`
+    says whether other notes stand above them. Dragging over bars triggers `select` with {output, first, last}, counted
+    from 1."""
 
     def __init__(self, value: Any = None, **kwargs):
         code = (STATIC / "roll.js").read_text(encoding="utf-8")
@@ -59,7 +82,8 @@ class RollView(gr.HTML):
 
 
 class Player(gr.HTML):
-    """html-midi-player; the value is {src}, a data URL. No `sound-font`: that would fetch samples from elsewhere."""
+    """html-midi-player; the value is {src, keep}: a data URL, and whether a piece that plays goes on in the new
+    one from the same place. No `sound-font`: that would fetch samples from elsewhere."""
 
     def __init__(self, value: Any = None, **kwargs):
         head = "".join(f'<script src="./composer-static/{name}"></script>' for name in SCRIPTS)

@@ -22,13 +22,13 @@ DEFAULTS: dict[str, Any] = {
     "genre": ANY, "tempo": 0, "key": AUTO, "instruments": [], "without": [], "density": 0, "bars": 16,
     "num_outputs": 2, "seed": -1, "temperature": 1.0, "top_k": 0, "top_p": 0.95,
 }  # fmt: skip
+INSTRUMENTS = [*FAMILY_PROGRAMS, *PROGRAM_NAMES]
 ORIGIN = {"default": "default", "prompt": "from the prompt", "you": "set by you"}
 
 
 def make_controls(composer: Composer) -> dict[str, Any]:
     """One control per slot, in the current Blocks."""
     controls: dict[str, Any] = {}
-    names = [*FAMILY_PROGRAMS, *PROGRAM_NAMES]
 
     def info(slot):
         return {"info": ORIGIN["default"], "elem_id": slot}
@@ -40,8 +40,8 @@ def make_controls(composer: Composer) -> dict[str, Any]:
         controls["tempo"] = gr.Number(0, label="Tempo (24 to 200 bpm; 0: auto)", **info("tempo"))
     with gr.Row():
         many = {"value": [], "multiselect": True}
-        controls["instruments"] = gr.Dropdown(names, label="Instruments", **many, **info("instruments"))
-        controls["without"] = gr.Dropdown(names, label="Without", **many, **info("without"))
+        controls["instruments"] = gr.Dropdown(INSTRUMENTS, label="Instruments", **many, **info("instruments"))
+        controls["without"] = gr.Dropdown(INSTRUMENTS, label="Without", **many, **info("without"))
     with gr.Row():
         controls["bars"] = gr.Slider(4, MAX_BARS, value=16, step=1, label="Bars", **info("bars"))
         controls["num_outputs"] = gr.Slider(1, MAX_OUTPUTS, value=2, step=1, label="Outputs", **info("num_outputs"))

@@ -7,15 +7,17 @@ import secrets
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from symusic import Note, Score, Tempo, TimeSignature, Track
 
 from partimento.pipelines import GeneratedMidi, MidiGenerator, PromptReader, PromptReading, rewrite_bars
+from partimento.pipelines.instruments import programs_of
 from partimento.pipelines.keys import semitones_between
 from partimento.tokenization import (
     DroppedTracksWarning,
@@ -206,6 +208,39 @@ class Composer:
         )
         facts += " Tracks of programs that the model does not know were left out." if dropped else ""
         return Opened(score.resample(480).dumps_midi(), notes_by_bar(score, piece.num_bars), measured, facts)
+
+    def excerpt(self, midi: bytes, first: int, last: int, tracks: Sequence[str] = ()) -> Opened:
+        """Bars `first` to `last` (from 1) of a piece as a piece of its own, with the tracks of these families or
+        programs, or all where none is named. Their notes stay as they are; what sounds on behind the last bar ends with
+        it."""
+        piece = self.primer(midi)
+        if not 1 <= first <= last <= piece.num_bars:
+            raise RequestError(f"The piece has bars 1 to {piece.num_bars}; choose the first and the last to keep.")
+        with _plain_words():
+            programs = {program for name in tracks for program in programs_of(name)[1]}
+        score = piece.to_score()
+        bar = 4 * score.ticks_per_quarter
+        begin, end = bar * (first - 1), bar * last
+        part = Score(score.ticks_per_quarter)
+        part.time_signatures.append(TimeSignature(0, 4, 4))
+        for tempo in score.tempos:
+            if tempo.time < end:
+                while tempo.time <= begin and len(part.tempos):
+                    part.tempos.pop()
+                part.tempos.append(Tempo(max(tempo.time - begin, 0), tempo.qpm))
+        for track in score.tracks:
+            if programs and (-1 if track.is_drum else track.program) not in programs:
+                continue
+            kept = Track(name=track.name, program=track.program, is_drum=track.is_drum)
+            for note in track.notes:
+                if begin <= note.time < end:
+                    length = min(note.duration, end - note.time)
+                    kept.notes.append(Note(note.time - begin, length, note.pitch, note.velocity))
+            if len(kept.notes):
+                part.tracks.append(kept)
+        if not part.tracks:
+            raise RequestError("These bars hold no notes of these tracks; choose others.")
+        return self.open(part.resample(480).dumps_midi())
 
     def primer(self, midi: bytes):
         """The piece in an uploaded file, checked against the limits."""

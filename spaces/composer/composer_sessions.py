@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 MAX_VERSIONS = 20
@@ -39,15 +39,25 @@ class Version:
 
 
 class Session:
-    """The versions of one visitor; `current` is the number of the one that is shown.
+    """The versions of one visitor; `current` is the number of the one that is shown, `other` of the one before it.
 
     No dataclass: Gradio would write the fields of one into the page.
     """
 
     def __init__(self):
         self.versions: dict[int, Version] = {}
-        self.current: int | None = None
+        self._current: int | None = None
+        self.other: int | None = None
         self.made = 0
+
+    @property
+    def current(self) -> int | None:
+        return self._current
+
+    @current.setter
+    def current(self, number: int | None) -> None:
+        if number != self._current:
+            self._current, self.other = number, self._current
 
     @property
     def shown(self) -> Version | None:
@@ -75,6 +85,22 @@ class Session:
         children = [number for number, version in self.versions.items() if version.parent == self.current]
         if children:
             self.current = max(children)
+
+    def swap(self) -> bool:
+        """Shows the version that was shown before this one, to hear two in turn; False where it is gone."""
+        if self.other not in self.versions:
+            return False
+        self.current = self.other
+        return True
+
+    def duplicate(self) -> None:
+        """A copy of the shown version, which becomes its parent."""
+        if version := self.shown:
+            facts = {item.name: getattr(version, item.name) for item in fields(version)}
+            for name in ("number", "parent", "pinned"):
+                del facts[name]
+            lists = {name: list(facts[name]) for name in ("midi", "bars", "measured", "transposed")}
+            self.add(**facts | lists | {"action": f"copy of {version.number}"})
 
     def pin(self) -> None:
         """Pins the shown version, or unpins it; nineteen at most, so that new ones have a place."""

@@ -11,12 +11,13 @@ import gradio as gr
 from composer_api import add_endpoints
 from composer_compare import Comparer
 from composer_compare_ui import CompareTab
-from composer_components import CSS, Player, RollView, Shelf
-from composer_controls import SLOTS, make_controls, read_prompt, request_of, reset_controls, touch
-from composer_engine import Composer, RequestError, Run, shift_towards
+from composer_components import Player, RollView, Shelf
+from composer_controls import INSTRUMENTS, SLOTS, make_controls, read_prompt, request_of, reset_controls, touch
+from composer_engine import Composer, Opened, RequestError, Run, shift_towards
 from composer_files import NO_WAV, can_render, data_url, file_name, midi_bytes, render_wav
 from composer_musicxml import musicxml
 from composer_report import downloads_html, measured_facts, report_markdown, roll_value
+from composer_serving import MOST_WAITING
 from composer_sessions import Session, Version
 
 REWRITING = (
@@ -29,19 +30,8 @@ SAMPLING = ("seed", "temperature", "top_k", "top_p")
 
 
 def build_composer(composer: Composer, banner: str, shelf: Shelf | None = None) -> gr.Blocks:
-    """The page. `banner` names the model; launch it with [`launch_options`] of the same shelf."""
+    """The page. `banner` names the model; launch it with `composer_serving.launch_options` of the same shelf."""
     return _Page(composer, banner, shelf or Shelf()).build()
-
-
-def launch_options(shelf: Shelf) -> dict[str, Any]:
-    """Arguments of `Blocks.launch` that the page needs."""
-    return {
-        "ssr_mode": False,
-        "show_error": True,
-        "max_file_size": "2mb",
-        "css": CSS,
-        "app_kwargs": {"routes": shelf.routes()},
-    }
 
 
 class _Page:
@@ -68,7 +58,7 @@ class _Page:
             compare.select(None, None, None, js=LIVE.replace("ID", "#compare-status"))
             page.unload(self._leave)
             add_endpoints(self.composer)
-        page.queue(max_size=16)
+        page.queue(max_size=MOST_WAITING)
         return page
 
     def _compose(self) -> None:
@@ -105,12 +95,20 @@ class _Page:
                     0, label="After bar (0: the last)", precision=0, minimum=0, elem_id="after", min_width=120
                 )
                 self.proceed = gr.Button("Continue this output", elem_id="continue")
+            with gr.Row():
+                self.tracks = gr.Dropdown(
+                    INSTRUMENTS, value=[], multiselect=True, label="Tracks to keep (none: all)", elem_id="tracks",
+                    min_width=200,
+                )  # fmt: skip
+                self.keep = gr.Button("Keep only these bars and tracks", elem_id="keep")
             self.upload = gr.UploadButton(
                 "Open a MIDI file (4/4, up to 2 MB)", file_types=[".mid", ".midi"], type="binary", elem_id="upload"
             )
         with gr.Row():
             self.undo = gr.Button("Undo", size="sm", elem_id="undo", min_width=100)
             self.redo = gr.Button("Redo", size="sm", elem_id="redo", min_width=100)
+            self.swap = gr.Button("A/B: the version before", size="sm", elem_id="swap", min_width=100)
+            self.copy = gr.Button("Duplicate", size="sm", elem_id="duplicate", min_width=100)
             self.pin = gr.Button("Pin or unpin", size="sm", elem_id="pin", min_width=100)
         self.history = gr.Dropdown([], label="Versions (the newest 20 and all pinned ones)", elem_id="history")
 
@@ -137,12 +135,15 @@ class _Page:
         place = [self.session, self.selected]
         self.proceed.click(self._continue, [*place, self.more, self.after, *controls], shown, **model)
         self.rewrite.click(self._rewrite, [*place, self.first, self.last, *controls], shown, **model)
+        self.keep.click(self._excerpt, [*place, self.first, self.last, self.tracks], shown, **soon)
         self.upload.upload(self._open, [self.session, self.upload], shown, **soon)
         self.roll.select(self._choose, place, [self.first, self.last, *shown], **instant)
         for field in (self.first, self.last):
             field.input(None, [self.first, self.last], None, js=ON_TYPING, **instant)
         self.undo.click(self._step(Session.undo), place, shown, **instant)
         self.redo.click(self._step(Session.redo), place, shown, **instant)
+        self.swap.click(self._swap, place, shown, **instant)
+        self.copy.click(self._step(Session.duplicate), place, shown, **instant)
         self.pin.click(self._step(Session.pin), place, shown, **instant)
         self.history.input(self._restore, [self.session, self.history], shown, **instant)
         self.selected.input(self._select, place, shown, **instant)
@@ -239,12 +240,21 @@ class _Page:
 
     def _open(self, session: Session, data: bytes | None):
         with told():
-            opened = self.composer.open(data or b"")
+            return self._opened(session, self.composer.open(data or b""), "opened a file")
+
+    def _excerpt(self, session: Session, selected, first, last, tracks):
+        version, index = self._place(session, selected, "cut")
+        first, last = int(first or 0), int(last or 0)
+        with told():
+            opened = self.composer.excerpt(version.midi[index], first, last, tracks or ())
+            return self._opened(session, opened, f"bars {first} to {last} kept")
+
+    def _opened(self, session: Session, opened: Opened, action: str) -> list[Any]:
         session.add(
-            action="opened a file", prompt="", request={}, seed=0, model="", midi=[opened.midi], bars=[opened.bars],
+            action=action, prompt="", request={}, seed=0, model="", midi=[opened.midi], bars=[opened.bars],
             measured=[opened.measured], seconds=0.0, complete=True, primer_bars=len(opened.bars), transposed=[0],
         )  # fmt: skip
-        return [session, f"Opened: {opened.facts}", *self._view(session, 1)]
+        return [session, f"{action.capitalize()}: {opened.facts}", *self._view(session, 1)]
 
     # What is shown
 
@@ -299,6 +309,14 @@ class _Page:
             return [session, self._shown_line(session), *self._view(session, selected)]
 
         return move
+
+    def _swap(self, session: Session, selected: int):
+        """A/B: the other version is shown, and heard from the same place where one plays."""
+        if not session.swap():
+            return [gr.skip(), "There is no other version to compare with.", *[gr.skip()] * 7]
+        roll, player, *rest = self._view(session, selected)
+        line = f"{self._shown_line(session)} A/B changes to version {session.other}."
+        return [session, line, roll, player | {"keep": True}, *rest]
 
     def _restore(self, session: Session, number: int | None):
         if number in session.versions:

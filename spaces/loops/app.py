@@ -8,20 +8,20 @@ SOUNDFONT a .sf2 file; ENABLE_MCP=1 serves the endpoints as MCP tools.
 
 import os
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-if not os.environ.get("MODEL_ID"):
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-from composer_components import Shelf
-from loops_models import open_shop
-from loops_ui import build_loops, launch_options
+from composer_serving import launch_options, prepare
 
 
 def main() -> None:
     """Builds the page and serves it."""
+    prepare()
+    from composer_components import Shelf
+    from loops_components import CSS
+    from loops_models import open_shop
+    from loops_ui import build_loops
+
     shelf = Shelf()
     page = build_loops(open_shop(os.environ.get("MODEL_ID")), shelf)
-    page.launch(mcp_server=os.environ.get("ENABLE_MCP") == "1", **launch_options(shelf))
+    page.launch(mcp_server=os.environ.get("ENABLE_MCP") == "1", **launch_options(shelf, CSS))
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ class FreshRoll(_Part):
 class Sliders(_Part):
     """Sliders over z: {sliders: [{key, name, hint, value, low, high, locked}], model, revision, ack}.
 
-    Triggers `input` with {moves: {key: value}, request_id, gesture}, where `moves` holds every move without answer;
-    `select` with {key, on} to lock and `clear` with {key} to reset one.
+    Triggers `input` with {moves: {key: value}, request_id, gesture}, where `moves` holds every move without answer and
+    the value null puts a slider back; `select` with {key, on} to lock.
     """
 
     def __init__(self, value: Any = None, **kwargs):

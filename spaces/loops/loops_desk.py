@@ -149,8 +149,8 @@ class Desk:
     # Sliders
 
     def move(self, moves: Mapping[str, Any], gesture: Any, settings: Settings) -> None:
-        """Sets the given sliders and no other. Keys of another model are ignored, for they come from an old page;
-        locked sliders stay."""
+        """Sets the given sliders and no other; None puts a slider back to where it stands for the initial loop. Keys of
+        another model are ignored, for they come from an old page; locked sliders stay."""
         scene, z = self.scene, self.scene.current.z
         amounts = dict(scene.amounts)
         for key, value in moves.items():
@@ -161,24 +161,16 @@ class Desk:
             if key in scene.locked:
                 continue
             before = z
+            value = self.variant.position(scene.initial.z, key, {}) if value is None else value
             z = self.variant.moved(z, key, value, amounts)
             if key.startswith("a:"):
                 amounts[key] = checked(value)
                 z = self.variant.held(before, z, scene.locked)
         self._do(replace(scene, current=self._decode(z, settings), amounts=amounts), gesture)
 
-    def reset(self, key: str | None, settings: Settings, gesture: Any = None) -> None:
-        """One slider back to where it stands for the initial loop, or all that are not locked."""
-        scene = self.scene
-        if key is None:
-            z, amounts = self._held(scene.initial.z), {}
-        elif self.variant.check_key(key) in scene.locked:
-            raise RequestError("This slider is locked.")
-        else:
-            target = self.variant.position(scene.initial.z, key, {})
-            z = self.variant.moved(scene.current.z, key, target, scene.amounts)
-            amounts = {name: value for name, value in scene.amounts.items() if name != key}
-        self._do(replace(scene, current=self._decode(z, settings), amounts=amounts), gesture)
+    def reset(self, settings: Settings) -> None:
+        """All sliders that are not locked go back to where they stand for the initial loop."""
+        self._show(self._held(self.scene.initial.z), settings)
 
     def lock(self, keys: Sequence[str], on: bool) -> None:
         """Locks sliders, or frees them."""

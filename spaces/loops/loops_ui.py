@@ -11,8 +11,8 @@ from typing import Any
 import gradio as gr
 from composer_components import Shelf
 from composer_files import render_wav
+from composer_serving import MOST_WAITING
 from loops_api import add_endpoints
-from loops_components import CSS
 from loops_controls import HIGHEST, INITIAL, USUAL, Controls, banner_of
 from loops_desk import Desk, Settings, Visitor, seed_of, settings_of
 from loops_files import clean_name, file_name, midi_of, sample_midi, z_json, z_npy
@@ -29,7 +29,7 @@ RENDER = QUIET | {"concurrency_id": "render", "concurrency_limit": 2, "show_prog
 
 
 def build_loops(shop: Shop, shelf: Shelf | None = None) -> gr.Blocks:
-    """The page; launch it with [`launch_options`] of the same shelf. Without a model it says what to do."""
+    """The page, for `composer_serving.launch_options` of the same shelf. Without a model it says what to do."""
     with gr.Blocks(title="Symbolic Loops", delete_cache=(3600, 3600), analytics_enabled=False) as page:
         gr.Markdown("# Symbolic Loops\nWalk through the latent space of a MusicVAE and keep what you find.")
         if shop.names:
@@ -38,7 +38,7 @@ def build_loops(shop: Shop, shelf: Shelf | None = None) -> gr.Blocks:
             add_endpoints(shop)
         else:
             gr.Markdown(f"**{html.escape(shop.note + NO_MODEL)}**", elem_id="banner")
-    page.queue(max_size=16)
+    page.queue(max_size=MOST_WAITING)
     return page
 
 
@@ -56,17 +56,6 @@ def polite(listener: Callable, outputs: int) -> Callable:
             raise gr.Error(sentence_for(RuntimeError())) from error
 
     return told
-
-
-def launch_options(shelf: Shelf) -> dict[str, Any]:
-    """Arguments of `Blocks.launch` that the page needs."""
-    return {
-        "ssr_mode": False,
-        "show_error": True,
-        "max_file_size": "2mb",
-        "css": CSS,
-        "app_kwargs": {"routes": shelf.routes()},
-    }
 
 
 @dataclass(frozen=True)
@@ -97,16 +86,13 @@ class _Listeners:
         self._on(page.load, _nothing, how=INSTANT)
         self._hear(c.sliders.input, self._following(_move), [], [c.roll, c.sliders], FOLLOW)
         self._hear(c.pad.input, self._following(_pad), c.corners, [c.roll, c.sliders], FOLLOW)
-        self._on(
-            c.sliders.clear, lambda scope, event: scope.desk.reset(str(event.key), scope.settings, str(event.gesture))
-        )
         self._on(c.sliders.select, lambda scope, event: scope.desk.lock([str(event.key)], bool(event.on)))
         self._on(c.saved.select, _arrange)
         self._on(c.undo.click, lambda scope, event: "Undone." if scope.desk.undo() else "There is nothing to undo.")
         self._on(c.redo.click, lambda scope, event: "Done again." if scope.desk.redo() else "There is nothing to redo.")
         self._on(c.add.click, lambda scope, event: scope.desk.add())
         self._on(c.here.click, lambda scope, event: scope.desk.begin_here())
-        self._on(c.reset.click, lambda scope, event: scope.desk.reset(None, scope.settings))
+        self._on(c.reset.click, lambda scope, event: scope.desk.reset(scope.settings))
         self._on(c.clear.click, lambda scope, event: scope.desk.clear())
         self._on(c.new.click, _draw, [c.seed], MODEL)
         self._on(c.interpolate.click, lambda scope, event, *how: scope.desk.interpolate(*how),

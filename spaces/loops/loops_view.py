@@ -11,14 +11,20 @@ from loops_desk import NOTHING_SAVED, Desk, Visitor
 from loops_files import bars_of
 
 from partimento.pipelines import Loop
+from partimento.tokenization.drum_classes import DRUM_CLASSES
 from partimento.tokenization.general_midi import program_name
+
+LANES = [[pitches[0], name.replace("_", " ")] for name, pitches in reversed(DRUM_CLASSES.items())]  # from the top
 
 
 def drawn(loop: Loop, title: str, program: int, remark: str = "") -> dict[str, Any]:
     """A loop as one output of a roll; the melody has the chosen General MIDI program."""
     melody = loop.processor.tracks[0] == "melody"
     bars = [[[program if melody and note[0] == 0 else note[0], *note[1:]] for note in bar] for bar in bars_of(loop)]
-    return {"bars": bars, "total": len(bars), "primer": 0, "caption": remark, "title": title}
+    shown: dict[str, Any] = {"bars": bars, "total": len(bars), "primer": 0, "caption": remark, "title": title}
+    if "drums" in loop.processor.tracks:
+        shown |= {"lanes": LANES, "pitched": loop.processor.tracks != ["drums"]}
+    return shown
 
 
 def roll(visitor: Visitor, outputs: Sequence[dict[str, Any]], tempo: float) -> dict[str, Any]:

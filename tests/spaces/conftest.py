@@ -65,6 +65,17 @@ def need_space(name: str) -> None:
         pytest.skip("runs outside the checkout: spaces/ is not there")
 
 
+@pytest.fixture
+def serve_space(tmp_path):
+    """serve_space(name, **environment) runs a Space for the length of a `with`: (address, process)."""
+
+    def serve(name: str, **environment: str):
+        need_space(name)
+        return running_space(name, tmp_path, **environment)
+
+    return serve
+
+
 @pytest.fixture(scope="session")
 def small_models(tmp_path_factory) -> dict[str, str]:
     """Environment that names an untrained LSTM and MusicVAE for the comparison."""
@@ -234,11 +245,21 @@ def visit(open_page, composer_url):
 
 @pytest.fixture(scope="session")
 def loops_models(tmp_path_factory) -> dict[str, str]:
-    """Names and folders of untrained MusicVAEs with latent facts and attribute vectors: melody, drums, trio."""
+    """Names and folders of untrained MusicVAEs: melody, drums and trio of two bars with latent facts and attribute
+    vectors, melody and trio of sixteen bars (hierarchical) without."""
+    from partimento.modeling import MusicVAEConfig, MusicVAEModel
+    from partimento.tokenization import MusicVAEProcessor
+
     save = runpy.run_path(str(ROOT / "tests" / "pipelines" / "conftest.py"))["save_model"]
     folder = tmp_path_factory.mktemp("loops")
     tracks = {"mel": ("melody",), "drums": ("drums",), "trio": ("melody", "bass", "drums")}
-    return {name: str(save(folder / name, parts)) for name, parts in tracks.items()}
+    models = {name: str(save(folder / name, parts)) for name, parts in tracks.items()}
+    for name, preset in (("mel-16bar", "mel_16bar_tiny"), ("trio-16bar", "trio_16bar_tiny")):
+        config = MusicVAEConfig.from_preset(preset)
+        MusicVAEModel(config).save_pretrained(folder / name)
+        MusicVAEProcessor.for_model(config).save_pretrained(folder / name)
+        models[name] = str(folder / name)
+    return models
 
 
 @pytest.fixture(scope="session")

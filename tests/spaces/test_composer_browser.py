@@ -162,6 +162,56 @@ def test_open_rewrite_continue_undo(visit, make_score):
     visitor.set_number("last", 9)
     page.locator("#rewrite").click()
     assert "The piece has bars 1 to 5" in visitor.told()
+    visitor.set_number("first", 2)
+    visitor.set_number("last", 3)
+    page.locator("#tracks input").fill("bass")
+    page.get_by_role("option", name="bass", exact=True).click()
+    page.locator("#keep").click()
+    visitor.version("bars 2 to 3 kept")
+    kept = [(-1 if p < 0 else p, start - 4, pitch) for p, start, pitch, _ in opened if 4 <= start < 12 and p == 33]
+    assert [note[:3] for note in notes_of(visitor.midi())] == kept != []
+
+
+def test_versions_are_copied_and_heard_in_turn(visit, make_score):
+    """Duplicate makes a version; A/B goes from one to the other and plays on from the same place; zoom widens bars."""
+    visitor = visit()
+    page = visitor.page
+    for seed in (5, 6):
+        visitor.open_file(make_score(seed, num_bars=8, programs=(0, 33), notes_per_bar=6).dumps_midi())
+        page.wait_for_function(f"document.querySelector('#history input').value.startsWith('{seed - 4}.')")
+    second = notes_of(visitor.midi())
+    page.locator("#duplicate").click()
+    visitor.version("3. copy of 2")
+    assert notes_of(visitor.midi()) == second
+    page.locator("#undo").click()
+    visitor.version("2. opened")
+    page.locator("#history input").click()
+    page.get_by_role("option", name="1. opened").click()
+    visitor.version("1. opened")
+    first = notes_of(visitor.midi())
+    assert first != second
+
+    page.locator("midi-player").evaluate("player => player.start()")
+    page.wait_for_function("document.querySelector('midi-player').currentTime > 1")
+    page.locator("#swap").click()
+    visitor.version("2. opened")
+    page.wait_for_function("(p => p.playing && p.currentTime > 1)(document.querySelector('midi-player'))")
+    assert notes_of(visitor.midi()) == second
+    page.locator("midi-player").evaluate("player => player.stop()")
+    page.locator("#swap").click()
+    visitor.version("1. opened")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('A/B changes to version 2')")
+    assert notes_of(visitor.midi()) == first
+
+    canvas = page.locator("#roll canvas").first
+    before = canvas.bounding_box()["width"]
+    page.get_by_role("button", name="Zoom in").click()
+    page.get_by_role("button", name="Zoom in").click()
+    assert canvas.bounding_box()["width"] == pytest.approx(4 * before, rel=0.01)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    visitor.shot("composer-zoom")
+    page.get_by_role("button", name="Zoom out").click()
+    assert canvas.bounding_box()["width"] == pytest.approx(2 * before, rel=0.01)
 
 
 def test_bad_uploads_are_told_and_the_page_goes_on(visit):
@@ -228,6 +278,27 @@ def test_a_visitor_in_the_queue_sees_the_place(visit):
     second.wait_done()
     assert second.drawn()[0] > 0
     assert first.page.locator("#status").get_attribute("aria-live") == "polite"
+
+
+def test_a_full_queue_is_told_in_a_sentence(visit, composer_url):
+    """The seventeenth that waits is refused, and is served when there is room again."""
+    from gradio_client import Client
+
+    visitor = visit()
+    crowd = Client(composer_url, verbose=False)
+    jobs = [crowd.submit("piano", {"bars": 64}, api_name="/generate") for _ in range(19)]
+    waiting = time.monotonic() + 60
+    while time.monotonic() < waiting and sum(job.done() for job in jobs) < 2:  # one works, sixteen wait, two go away
+        time.sleep(0.1)
+    visitor.page.locator("#generate").click()
+    assert "16 people are waiting; please retry in a minute." in visitor.told()
+    for job in jobs:
+        if not job.done():
+            job.cancel()
+    crowd.close()
+    visitor.faults = [fault for fault in visitor.faults if "429" not in fault]  # the browser's own note of the refusal
+    generate(visitor, "piano, 4 bars")
+    assert visitor.drawn()[0] > 0
 
 
 def test_keyboard_alone(visit):

@@ -65,6 +65,48 @@ def test_undo_redo_and_the_twenty_versions():
     assert session.shown.number == session.made
 
 
+def test_an_excerpt_keeps_the_notes_of_its_bars(composer, make_score):
+    midi = make_score(4, num_bars=6, programs=(0, 33, -1), notes_per_bar=5).dumps_midi()
+    whole = composer.open(midi)
+    shifted = [[[p, pitch, round(start - 8, 4), v] for p, pitch, start, _, v in bar] for bar in whole.bars[2:5]]
+    part = composer.excerpt(midi, 3, 5)
+    assert [[[p, pitch, start, v] for p, pitch, start, _, v in bar] for bar in part.bars] == shifted
+    assert max(start + length for bar in part.bars for _, _, start, length, _ in bar) <= 12
+    tempos = [tempo.qpm for tempo in Score.from_midi(whole.midi).to("quarter").tempos if tempo.time <= 8]
+    assert Score.from_midi(part.midi).tempos[0].qpm == pytest.approx(tempos[-1])
+    drums = composer.excerpt(midi, 3, 5, ["drums"])
+    assert [note[:3] for bar in drums.bars for note in bar] == [
+        note[:3] for bar in shifted for note in bar if note[0] == -1
+    ]
+    for first, last, tracks, says in (
+        (0, 2, [], "bars 1 to 6"),
+        (3, 7, [], "bars 1 to 6"),
+        (1, 6, ["organ"], "no notes"),
+        (1, 6, ["oboa"], "nearest"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            composer.excerpt(midi, first, last, tracks)
+
+
+def test_a_copy_and_two_versions_in_turn():
+    from composer_sessions import Session
+
+    session = Session()
+    assert not session.swap()
+    session.duplicate()
+    assert session.shown is None
+    first = version(session)
+    assert not session.swap()
+    session.duplicate()
+    copy = session.shown
+    assert (copy.parent, copy.midi, copy.action) == (first.number, first.midi, f"copy of {first.number}")
+    copy.midi.append(b"another")
+    assert len(first.midi) == 1, "what is done to the copy does not reach the first"
+    for shown in (first, copy, first):
+        assert session.swap()
+        assert session.shown is shown
+
+
 @pytest.mark.parametrize(
     ("genre", "name"),
     [("Pop-Rock", "composer_pop-rock_7_1.mid"), (None, "composer_any_7_1.mid"), ("../x y", "composer_x-y_7_1.mid")],

@@ -41,9 +41,10 @@ def test_describe_and_endpoints(client):
         "/describe", "/encode", "/decode", "/sample", "/interpolate", "/similar", "/attribute",
     }  # fmt: skip
     facts = client.predict(api_name="/describe")
-    assert [model["name"] for model in facts["models"]] == ["mel", "drums", "trio"]
+    assert [model["name"] for model in facts["models"]] == ["mel", "drums", "trio", "mel-16bar", "trio-16bar"]
     assert facts["models"][0]["z_size"] == 8
-    assert len({model["fingerprint"] for model in facts["models"]}) == 3
+    assert len({model["fingerprint"] for model in facts["models"]}) == 5
+    assert [model["bars"] for model in facts["models"]] == [2, 2, 2, 16, 16]
     assert "/tmp" not in json.dumps(facts)
 
 

@@ -1,9 +1,11 @@
 """The loops Space as a visitor uses it, in headless Chromium. Any request to another host, page error, console error or
 path of the server in the page fails a test."""
 
+import io
 import itertools
 import os
 import statistics
+import wave
 
 import numpy as np
 import pytest
@@ -96,11 +98,13 @@ def test_one_slider_moves_one_coordinate(visit, loops_models):
     z[5] = 1.5
     assert int(page.locator("#roll canvas").get_attribute("data-notes")) == generator.decode(z)[0].num_notes
 
-    page.locator('[data-key="d5"] input').press("Delete")
-    page.wait_for_function(f"Number(document.querySelector('[data-key=d5]').dataset.value) === {before['d5']}")
-    assert positions(page) == before
-    after(page, lambda: page.locator("#undo").click())
-    assert positions(page) == moved
+    slider = page.locator('[data-key="d5"] input')
+    for put_back in (lambda: slider.press("Delete"), lambda: slider.dblclick(position={"x": 13, "y": 20})):
+        put_back()  # the clicks move the slider before they put it back
+        page.wait_for_function(f"Number(document.querySelector('[data-key=d5]').dataset.value) === {before['d5']}")
+        assert positions(page) == before
+        after(page, lambda: page.locator("#undo").click())
+        assert positions(page) == moved
     after(page, lambda: page.locator('[data-key="d5"] .lock').click())
     assert page.locator('[data-key="d5"] input').is_disabled()
     after(page, lambda: page.locator("#new").click())
@@ -295,14 +299,49 @@ def test_every_model_and_a_list_for_each(visit):
     visitor = visit()
     page = visitor.page
     after(page, lambda: page.locator("#add").click())
-    for name, title in (("drums", "2 bars of drums"), ("trio", "melody, bass and drums"), ("mel", "2 bars of melody")):
+    for name, title, bars, lanes in (
+        ("drums", "2 bars of drums", 2, 9),
+        ("trio", "2 bars of melody, bass and drums", 2, 9),
+        ("mel-16bar", "16 bars of melody", 16, 0),
+        ("trio-16bar", "16 bars of melody, bass and drums", 16, 9),
+        ("mel", "2 bars of melody", 2, 0),
+    ):
         page.locator("#model input").click()
-        page.get_by_role("option", name=name).click()
+        page.get_by_role("option", name=name, exact=True).click()
         page.wait_for_function(f"document.querySelector('#banner').innerText.includes({title!r})")
         page.wait_for_function(f"document.querySelectorAll('#saved li').length === {int(name == 'mel')}")
         after(page, lambda: drag(page, "d0", 0.75))
-        if name == "trio":
-            visitor.shot("loops-trio")
+        canvas = page.locator("#roll canvas")
+        assert (canvas.get_attribute("data-bars"), canvas.get_attribute("data-lanes")) == (str(bars), str(lanes))
+        assert page.locator("#roll .zoom").is_visible() == (bars > 4)
+        page.locator("#save_current").click()
+        page.get_by_role("link", name="Download").wait_for()
+        score = Score.from_midi(visitor.download("Download loops_current.mid")).to("quarter")
+        assert score.note_num() == int(canvas.get_attribute("data-notes"))
+        assert score.end() <= 4 * bars
+        if lanes:
+            visitor.shot(f"loops-{name}")
+
+
+def test_sound_of_the_saved_loops(visit):
+    """With fluidsynth, a WAV of all saved loops at their tempo; without it, the button says so."""
+    visitor = visit()
+    page = visitor.page
+    wav = page.locator("#wav")
+    if not wav.is_enabled():
+        assert "needs fluidsynth" in wav.inner_text()
+        return
+    wav.click()
+    assert "Nothing saved yet" in visitor.told()
+    for _ in range(2):
+        after(page, lambda: page.locator("#add").click())
+    wav.click()
+    with wave.open(io.BytesIO(visitor.download("Download loops.wav"))) as sound:
+        seconds = sound.getnframes() / sound.getframerate()
+        assert any(sound.readframes(sound.getnframes()))
+    page.locator("#save_all").click()
+    music = Score.from_midi(visitor.download("Download loops.mid")).to("second").end()
+    assert music <= seconds < music + 15
 
 
 def test_directions_attributes_and_the_pad(visit):

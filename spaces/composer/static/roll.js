@@ -6,6 +6,9 @@ const colours = () => (document.body.classList.contains("dark") ? ON_DARK : ON_L
 const NAMES = ["C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B"];
 const pitchName = (pitch) => NAMES[pitch % 12] + (Math.floor(pitch / 12) - 1);
 const LEFT = 34; // pixels of the pitch names
+const LANE_NAMES = 68; // pixels of the names of drum lanes
+const ZOOMS = [1, 2, 4, 8];
+let zoom = 1;
 let playhead = -1; // in beats
 let connected = null; // the player that is followed
 let chosen = null; // {output, first, last}, bars from 1
@@ -39,6 +42,7 @@ function pattern(context, colour, index) {
   return context.createPattern(tile, "repeat");
 }
 
+const leftOf = (output) => (output.lanes ? LANE_NAMES : LEFT);
 function barsOf(output) { return Math.max(output.total, output.bars.length, 1); }
 
 function draw(canvas, output) {
@@ -48,11 +52,16 @@ function draw(canvas, output) {
   const pen = canvas.getContext("2d");
   pen.scale(scale, scale);
   const style = getComputedStyle(canvas), ink = style.color;
-  const left = LEFT, bottom = 16, total = barsOf(output), beats = 4 * total;
-  const notes = output.bars.flat(), pitches = notes.map((note) => note[1]);
+  const left = leftOf(output), bottom = 16, total = barsOf(output), beats = 4 * total;
+  const notes = output.bars.flat(), lanes = output.lanes || [];
+  const pitches = notes.filter((note) => note[0] >= 0 || !lanes.length).map((note) => note[1]);
+  // Drums with lanes of their own stand below the pitches, or fill the roll where nothing else can sound.
+  const floor = (height - bottom) * (lanes.length ? (output.pitched ? 0.45 : 0) : 1);
+  const lane = (height - bottom - floor) / Math.max(lanes.length, 1);
   const low = Math.min(36, ...pitches) - 1, high = Math.max(84, ...pitches) + 2;
   const x = (beat) => left + (beat / beats) * (width - left - 4);
-  const y = (pitch) => (1 - (pitch - low) / (high - low)) * (height - bottom);
+  const y = (pitch) => (1 - (pitch - low) / (high - low)) * floor;
+  const laneOf = (pitch) => floor + (lanes.findIndex(([number]) => number === pitch) + 0.5) * lane;
   pen.font = "11px sans-serif"; pen.fillStyle = ink; pen.strokeStyle = ink;
   if (output.primer) {
     pen.globalAlpha = 0.08; pen.fillRect(x(0), 0, x(4 * output.primer) - x(0), height - bottom); pen.globalAlpha = 1;
@@ -70,20 +79,29 @@ function draw(canvas, output) {
     pen.globalAlpha = 1;
     if (bar % step === 0 && bar < total) pen.fillText(String(bar + 1), x(4 * bar) + 2, height - 4);
   }
-  for (let pitch = Math.ceil(low / 12) * 12; pitch < high; pitch += 12) {
+  pen.font = `${Math.max(8, Math.min(11, lane + 1))}px sans-serif`;
+  for (const [pitch, name] of lanes) {
+    pen.globalAlpha = 0.2;
+    pen.beginPath(); pen.moveTo(left, laneOf(pitch)); pen.lineTo(width, laneOf(pitch)); pen.stroke();
+    pen.globalAlpha = 1;
+    pen.fillText(name, 2, laneOf(pitch) + lane / 3);
+  }
+  pen.font = "11px sans-serif";
+  for (let pitch = Math.ceil(low / 12) * 12; floor && pitch < high; pitch += lanes.length ? 24 : 12) {
     pen.globalAlpha = 0.2;
     pen.beginPath(); pen.moveTo(left, y(pitch)); pen.lineTo(width, y(pitch)); pen.stroke();
     pen.globalAlpha = 1;
-    pen.fillText(pitchName(pitch), 2, y(pitch) + 4);
+    if (!lanes.length || y(pitch) < floor - 10) pen.fillText(pitchName(pitch), 2, y(pitch) + 4);
   }
-  const tracks = programsOf(output), thick = Math.max(2, (height - bottom) / (high - low) - 0.5);
+  const tracks = programsOf(output), thin = Math.max(2, floor / (high - low) - 0.5);
   tracks.forEach((program, index) => {
     pen.fillStyle = program < 0 ? ink : pattern(pen, colours()[index % ON_LIGHT.length], index);
     for (const [which, pitch, start, length, velocity] of notes) {
       if (which !== program) continue;
       pen.globalAlpha = 0.6 + 0.4 * (velocity / 127);
-      const wide = program < 0 ? 2.5 : Math.max(2, x(start + length) - x(start) - 0.7);
-      pen.fillRect(x(start), y(pitch) - thick / 2, wide, thick);
+      const inLane = program < 0 && lanes.length, thick = inLane ? Math.max(2, lane - 2) : thin;
+      const wide = inLane ? 4 : program < 0 ? 2.5 : Math.max(2, x(start + length) - x(start) - 0.7);
+      pen.fillRect(x(start), (inLane ? laneOf(pitch) : y(pitch)) - thick / 2, wide, thick);
     }
   });
   pen.globalAlpha = 1;
@@ -95,6 +113,7 @@ function draw(canvas, output) {
     pen.beginPath(); pen.moveTo(x(playhead), 0); pen.lineTo(x(playhead), height - bottom); pen.stroke();
   }
   canvas.dataset.notes = notes.length;
+  canvas.dataset.lanes = lanes.length;
   canvas.dataset.bars = output.bars.length;
   canvas.dataset.selected = output.playing;
   canvas.dataset.playhead = output.playing ? playhead : -1;
@@ -115,27 +134,57 @@ function render() {
   while (holder.children.length > value.outputs.length) holder.lastChild.remove();
   while (holder.children.length < value.outputs.length) {
     const figure = document.createElement("figure");
-    figure.innerHTML = `<figcaption></figcaption><canvas role="img"></canvas><div class="legend"></div>`;
+    figure.innerHTML = `<figcaption></figcaption><div class="view"><canvas role="img"></canvas></div>` +
+      `<div class="legend"></div>`;
     holder.append(figure);
-    selectable(figure.children[1], holder.children.length - 1);
+    selectable(figure.querySelector("canvas"), holder.children.length - 1);
   }
+  showZoom(value.outputs);
   value.outputs.forEach((output, index) => {
-    const [caption, canvas, keys] = holder.children[index].children, text = summary(output);
+    const [caption, view, keys] = holder.children[index].children, canvas = view.firstChild, text = summary(output);
     const title = output.title || `Output ${index + 1}`;
     output.playing = index === value.selected;
     output.chosen = chosen && chosen.output === index ? [chosen.first, chosen.last] : null;
     caption.textContent = [`${title}: ${output.caption || text}`, output.caption ? text : ""].filter(Boolean).join(" · ");
     canvas.setAttribute("aria-label", `Piano roll of ${title}: ${text}`);
     keys.innerHTML = legend(output, value.names);
+    canvas.style.width = `${100 * zoom}%`;
+    canvas.style.height = output.lanes && output.pitched ? "270px" : "";
     draw(canvas, output);
+    if (zoom > 1 && playhead >= 0 && output.playing) follow(view, output);
   });
+}
+
+// Zoom: bars grow wider and the roll scrolls; while it plays it follows the sound.
+function showZoom(outputs) {
+  const bar = element.querySelector(".zoom");
+  if (!bar) return;
+  if (!bar.dataset.ready) {
+    bar.dataset.ready = "yes";
+    bar.addEventListener("click", (event) => {
+      const step = Number((event.target.closest("button") || { dataset: {} }).dataset.step);
+      if (!step) return;
+      zoom = ZOOMS[Math.min(Math.max(ZOOMS.indexOf(zoom) + step, 0), ZOOMS.length - 1)];
+      render();
+    });
+  }
+  bar.hidden = Math.max(...outputs.map(barsOf), 0) <= 4;
+  bar.querySelector("output").textContent = `×${zoom}`;
+  const [out, into] = bar.querySelectorAll("button");
+  out.disabled = zoom === ZOOMS[0]; into.disabled = zoom === ZOOMS[ZOOMS.length - 1];
+}
+
+function follow(view, output) {
+  const left = leftOf(output), wide = view.firstChild.clientWidth - left - 4;
+  const at = left + (playhead / (4 * barsOf(output))) * wide;
+  if (at < view.scrollLeft || at > view.scrollLeft + view.clientWidth - 20) view.scrollLeft = at - left;
 }
 
 // Bars are chosen by dragging over them; the page has number fields for the keyboard.
 function selectable(canvas, index) {
   const barAt = (event) => {
     const box = canvas.getBoundingClientRect(), output = props.value.outputs[index];
-    const share = (event.clientX - box.left - LEFT) / (box.width - LEFT - 4);
+    const left = leftOf(output), share = (event.clientX - box.left - left) / (box.width - left - 4);
     return Math.min(Math.max(Math.floor(share * barsOf(output)), 0), output.bars.length - 1) + 1;
   };
   let from = 0;

@@ -1,7 +1,7 @@
 // Sliders over z. The server holds the points: a move sends only what the visitor moved and has no answer yet, and the
 // positions that come back are shown as they are, also where they lie outside the range of a slider.
 const holder = element.querySelector(".sliders");
-const pending = new Map(); // key -> {value, number}
+const pending = new Map(); // key -> {value, number}; the value null puts a slider back
 const rows = new Map(); // key -> elements
 const PATIENCE = 4000; // milliseconds after which an answer counts as lost
 let sentAt = -PATIENCE;
@@ -11,7 +11,7 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 function describe(value, slider) {
   const arrow = value > slider.high + 0.005 ? "▲ " : value < slider.low - 0.005 ? "▼ " : "";
-  return arrow + value.toFixed(2);
+  return arrow + value.toFixed(2).replace("-0.00", "0.00");
 }
 
 function show(row, value) {
@@ -63,7 +63,7 @@ function build(value) {
       show(row, Number(input.value));
       send();
     });
-    const reset = () => { pending.delete(slider.key); trigger("clear", { key: slider.key, gesture: `${page}-${gesture}` }); };
+    const reset = () => { pending.set(slider.key, { value: null, number: ++number }); send(); };
     input.addEventListener("dblclick", reset);
     input.addEventListener("keydown", (event) => { if (["Delete", "Backspace"].includes(event.key)) reset(); });
     lock.addEventListener("click", () => trigger("select", { key: slider.key, on: !row.slider.locked }));

@@ -1,0 +1,1 @@
+../composer/composer_serving.py
