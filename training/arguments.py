@@ -55,6 +55,9 @@ class DataArguments:
     head_probability: float = 0.0  # share of random crops that start at bar 1
     short_crop_length: int = 512  # of the rows that are drawn short, on which conditions weigh more
     short_crop_probability: float = 0.0
+    streaming: bool = False  # training songs stay on disk, see partimento.training.streamed_data
+    stream_songs: int = 2048  # so many are in memory at a time, and shuffled among themselves
+    train_songs: int = 0  # so many, spread evenly over the split; 0: all
     crops_per_song: int = 1  # 0: in proportion to the length, one per `crop_length` tokens
     max_tokens_per_batch: int = 8192  # rows x longest row of one micro-batch
     max_rows_per_batch: int = 0  # 0: no limit
@@ -153,6 +156,7 @@ def validate_arguments(arguments: RunArguments) -> None:
         "data.validation_length": data.validation_length,
         "data.max_tokens_per_batch": data.max_tokens_per_batch,
         "data.bucket_rows": data.bucket_rows,
+        "data.stream_songs": data.stream_songs,
         "train.batches_per_update": train.batches_per_update,
         "train.max_updates": train.max_updates,
         "train.learning_rate": train.learning_rate,
@@ -183,6 +187,8 @@ def validate_arguments(arguments: RunArguments) -> None:
             f"data.crop_length {data.crop_length} exceeds data.max_tokens_per_batch {data.max_tokens_per_batch}: "
             "a full crop would fit into no batch; raise the batch or shorten the crop"
         )
+    if data.streaming and arguments.bptt.window:
+        raise ValueError("data.streaming: windows (bptt.window) need the songs in memory; set it to false")
     if train.warmup_updates + train.cooldown_updates > train.max_updates:
         raise ValueError(
             f"train.warmup_updates {train.warmup_updates} + train.cooldown_updates {train.cooldown_updates} exceed "

@@ -39,6 +39,7 @@ from partimento.modeling import RecurrentConfig, RecurrentForCausalLM
 from partimento.training.audio_report import audio_findings, audio_markdown, describe_signal, plot_audio
 from partimento.training.audio_signals import Classes, Vectors, read_wav, render_midi, trim, write_wav
 from partimento.training.checkpointing import write_atomically
+from partimento.training.experiment_recipes import parse_with_recipe
 from partimento.training.ngram import NGramModel
 from partimento.training.reports import write_report
 
@@ -222,7 +223,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
-    options = make_parser().parse_args(argv)
+    options = parse_with_recipe(make_parser(), argv, "audio_experiment")
     try:
         experiment(options, sys.argv[1:] if argv is None else list(argv))
     except (ValueError, OSError) as error:

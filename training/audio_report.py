@@ -44,13 +44,16 @@ def verdict(found: dict[str, float]) -> str:
     return "periodic, a whistle" if found["autocorrelation"] >= WHISTLE else "not periodic"
 
 
+def obtained(report: dict[str, Any], form: str) -> dict[str, str]:
+    """What the sounds of a form are, by decoder."""
+    sounds = report["sounds"].items()
+    return {name.partition(", ")[2]: verdict(found) for name, found in sounds if name.startswith(f"{form}, ")}
+
+
 def audio_findings(report: dict[str, Any]) -> list[str]:
     """Which of the published results appear, and whose fault they are."""
-    sounds = report["sounds"]
-    sentences = [f"{name}: {verdict(found)}." for name, found in sounds.items()]
-    of_classes = {
-        name.partition(", ")[2]: verdict(found) for name, found in sounds.items() if name.startswith("classes")
-    }
+    sentences = []
+    of_classes = obtained(report, "classes")
     if len(set(of_classes.values())) > 1:
         sentences.append("The decoder decides: one and the same model of classes gives different kinds of sound.")
     elif of_classes:
@@ -99,8 +102,12 @@ def audio_markdown(report: dict[str, Any]) -> str:
     rows = [[name, *(found[key] for key in columns), verdict(found)] for name, found in every.items()]
     header = ["sound, second half", "deviation", "spectral flatness", "peak autocorrelation", "strongest, Hz", "is"]
     lines.append(markdown_table(header, rows))
-    lines += ["## Findings\n", *(f"- {sentence}" for sentence in report["findings"]), "", "Published:\n"]
-    lines += [*(f"- {form}: {PUBLISHED[form]}." for form in report["runs"]), ""]
+    rows = [
+        [form, PUBLISHED[form], "; ".join(f"{name}: {what}" for name, what in obtained(report, form).items())]
+        for form in report["runs"]
+    ]
+    lines += ["## Findings\n", markdown_table(["form", "published", "obtained"], rows)]
+    lines += [*(f"- {sentence}" for sentence in report["findings"]), ""]
     return "\n".join(lines)
 
 

@@ -34,8 +34,9 @@ from tqdm import tqdm
 
 from partimento.modeling import RecurrentConfig, RecurrentForCausalLM
 from partimento.training.character_report import RunRecord, draw_curves, make_report, markdown
-from partimento.training.character_text import TextData, read_text, share_of_known_words
+from partimento.training.character_text import PHRASES, TextData, read_text, share_of_known_words
 from partimento.training.checkpointing import write_atomically
+from partimento.training.experiment_recipes import parse_with_recipe
 from partimento.training.reports import write_report
 
 CELLS = ("rnn_tanh", "rnn_relu", "gru", "gru_thesis", "lstm", "lstm_peephole")
@@ -193,6 +194,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hidden-size", type=int, default=100)
     parser.add_argument("--window", type=int, default=50, help="symbols per update")
     parser.add_argument("--learning-rate", type=float, default=0.01)
+    parser.add_argument("--sample-symbols", type=int, default=1000, help="of a sample; 5,000 were published")
+    parser.add_argument(
+        "--phrases",
+        nargs="*",
+        default=list(PHRASES),
+        help=f"counted in text and samples (default: {', '.join(PHRASES)})",
+    )
     parser.add_argument("--save-every", type=int, default=2000, metavar="STEPS", help="how often a run is saved")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of runs and report")
     return parser
@@ -200,7 +208,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
-    options = make_parser().parse_args(argv)
+    options = parse_with_recipe(make_parser(), argv, "character_experiment")
     try:
         experiment(options, sys.argv[1:] if argv is None else list(argv))
     except (ValueError, OSError) as error:
@@ -216,6 +224,7 @@ def experiment(options: argparse.Namespace, command: Sequence[str]) -> None:
         hidden_size=options.hidden_size,
         window=options.window,
         learning_rate=options.learning_rate,
+        sample_symbols=options.sample_symbols,
     )
     if min(settings.steps, settings.window, options.save_every) < 1:
         raise ValueError(f"--steps {settings.steps}, --window {settings.window}: give positive numbers")
@@ -243,7 +252,7 @@ def experiment(options: argparse.Namespace, command: Sequence[str]) -> None:
                 write_atomically(path, json.dumps(asdict(record), ensure_ascii=False))
                 run.path.unlink(missing_ok=True)
             records.append(record)
-    report = make_report(records, asdict(settings), data.facts)
+    report = make_report(records, asdict(settings), data.facts, data.train_text, options.phrases)
     report["command"] = f"python training/character_experiment.py {shlex.join(command)}"
     draw_curves(records, options.output / "curves.png")
     text = markdown(report)

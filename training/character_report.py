@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from partimento.training.character_text import PHRASES, surface_figures
 from partimento.training.reports import markdown_table
 
 # Roman Morales (UAM, 2018): 500,000 steps on Don Quijote, alphabet of 80, one run each, costs as figures only.
@@ -18,6 +19,7 @@ PUBLISHED = {
 }
 PUBLISHED_STEPS = 500_000
 ORDER = ("lstm", "gru_thesis", "rnn_tanh")  # from the lowest published cost to the highest
+RISE = 0.02  # of the lowest smoothed cost: what is less is the moving average's noise
 
 
 @dataclass
@@ -46,8 +48,18 @@ class RunRecord:
         return f"{self.cell}-{'free' if self.clip is None else f'clip{self.clip:g}'}-seed{self.seed}"
 
 
-def make_report(records: Sequence[RunRecord], settings: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """Group the runs of equal cell and clipping; every figure keeps its seeds in their order."""
+def make_report(
+    records: Sequence[RunRecord],
+    settings: dict[str, Any],
+    facts: dict[str, Any],
+    train_text: str = "",
+    phrases: Sequence[str] = PHRASES,
+) -> dict[str, Any]:
+    """Group the runs of equal cell and clipping; every figure keeps its seeds in their order.
+
+    Args:
+        train_text: the text that was learned, whose surface stands beside that of the samples.
+    """
     groups: dict[tuple[str, float | None], list[RunRecord]] = {}
     for record in records:
         groups.setdefault((record.cell, record.clip), []).append(record)
@@ -66,6 +78,8 @@ def make_report(records: Sequence[RunRecord], settings: dict[str, Any], facts: d
                 "norm_max": [run.norm_max for run in runs],
                 "diverged_at": [run.diverged_at for run in runs],
                 "known_words": [run.known_words for run in runs],
+                "course": course(runs),
+                "surface": surface_figures("\n".join(run.sample for run in runs), phrases),
                 "steps_per_second": sum(run.step for run in runs) / seconds if seconds else None,
                 "published": published,
                 "samples": [run.sample for run in runs],
@@ -76,9 +90,25 @@ def make_report(records: Sequence[RunRecord], settings: dict[str, Any], facts: d
         "text": facts,
         "published_steps": PUBLISHED_STEPS,
         "rows": rows,
+        "training_surface": surface_figures(train_text, phrases),
         **findings(rows),
         "claims": claims(rows),
     }
+
+
+def course(runs: Sequence[RunRecord]) -> str:
+    """What the smoothed cost does, over seeds: falls to the end, rises again by more than `RISE`, or diverges."""
+    words = []
+    for run in runs:
+        costs = [point["cost"] for point in run.curve]
+        low = min(range(len(costs)), key=costs.__getitem__, default=0)
+        if run.diverged_at is not None:
+            words.append(f"diverges at {run.diverged_at:,}")
+        elif costs and costs[-1] > costs[low] * (1 + RISE):
+            words.append(f"rises by {costs[-1] - costs[low]:.2f} after {int(run.curve[low]['step']):,}")
+        else:
+            words.append("falls to the end")
+    return ", ".join(words) if len(set(words)) > 1 else f"{words[0]} ({len(words)} of {len(words)} seeds)"
 
 
 def findings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -177,26 +207,49 @@ def markdown(report: dict[str, Any]) -> str:
         ]
         for row in report["rows"]
     ]
-    lines += [markdown_table(header, rows), "", "Published (alphabet of 80, figures instead of cost values):", ""]
-    published = [
+    lines += [
+        markdown_table(header, rows),
+        "",
+        "Published (alphabet of 80, one seed, costs as figures) beside obtained:",
+        "",
+    ]
+    header = ["cell", "clipping", "parameters, published", "obtained", "steps/s, published", "obtained"]
+    header += ["cost, published", "cost, obtained"]
+    rows = [
         [
             row["cell"],
             clip_name(row["clip"]),
-            *(row["published"][key] for key in ("parameters", "steps_per_second", "finding")),
+            *(row["published"].get("parameters"), row["parameters"]),
+            *(row["published"].get("steps_per_second"), row["steps_per_second"]),
+            *(row["published"].get("finding"), row["course"]),
         ]
         for row in report["rows"]
-        if row["published"]
     ]
-    lines.append(markdown_table(["cell", "clipping", "parameters", "steps/s", "finding"], published))
+    lines += [markdown_table(header, rows), ""]
     words = {True: "yes", False: "no", None: "cannot be said (a run is missing or diverged)"}
     for name, holds in report["published_order_holds"].items():
         lines.append(f"- Held-out order LSTM < GRU < RNN, {name}: {words[holds]}.")
     for name, gain in report["bits_gained_by_clipping"].items():
         lines.append(f"- {name}: {gain:+.3f} bits per symbol better than without clipping (mean over seeds).")
-    lines += [*(f"- {sentence}" for sentence in report["claims"]), "", "## Samples of the first seed", ""]
+    lines += [*(f"- {sentence}" for sentence in report["claims"]), "", *surface_table(report)]
+    lines += ["## Samples of the first seed", ""]
     for row in report["rows"]:
         lines += [f"{row['cell']}, {clip_name(row['clip'])}:", "", "```text", row["samples"][0][:300], "```", ""]
     return "\n".join(lines)
+
+
+def surface_table(report: dict[str, Any]) -> list[str]:
+    """What the training text has of the thesis' marks of a good sample, beside the samples of all seeds."""
+    training = report["training_surface"]
+    names = [name for name, value in training.items() if value]
+    if not names:
+        return []
+    rows = [["training text", *(training[name] for name in names)]]
+    rows += [
+        [f"{row['cell']}, {clip_name(row['clip'])}", *(row["surface"][name] for name in names)]
+        for row in report["rows"]
+    ]
+    return ["## Surface of the samples", "", markdown_table(["", *names], rows), ""]
 
 
 def draw_curves(records: Sequence[RunRecord], image: Path) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 from partimento.training.checkpointing import write_atomically
 
 Unit = Literal["char", "byte"]
+PHRASES = ("don Quijote", "Sancho Panza")
+DASHES = ("—", "–", "--")  # that open a line of dialogue; Gutenberg's plain texts write two hyphens
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class TextData:
     held_out: np.ndarray
     words: frozenset[str]
     facts: dict[str, Any]
+    train_text: str = ""
 
 
 def read_text(path: Path, unit: Unit = "char", held_out: float = 0.05) -> TextData:
@@ -110,7 +113,8 @@ def read_text(path: Path, unit: Unit = "char", held_out: float = 0.05) -> TextDa
         "train_symbols": border,
         "held_out_symbols": len(ids) - border,
     }
-    return TextData(tokenizer, ids[:border], ids[border:], frozenset(find_words(text)), facts)
+    train_text = tokenizer.decode(ids[:border])
+    return TextData(tokenizer, ids[:border], ids[border:], frozenset(find_words(text)), facts, train_text)
 
 
 def find_words(text: str) -> list[str]:
@@ -125,3 +129,39 @@ def share_of_known_words(text: str, known: frozenset[str]) -> float | None:
     """
     words: Sequence[str] = find_words(text)[1:-1]
     return sum(word in known for word in words) / len(words) if words else None
+
+
+def surface_figures(text: str, phrases: Sequence[str] = PHRASES) -> dict[str, float | None]:
+    """What the thesis praises in its samples, counted: question marks that close, dashes, names; braces, line ends.
+
+    Returns:
+        Shares from 0 to 1, None where the text has nothing of the kind, and for every phrase its rate per 10,000
+        symbols, upper and lower case alike.
+    """
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    openings = [place for place, symbol in enumerate(text) if symbol == "¿"]
+    ends = [*openings[1:], len(text)]
+    closed = sum("?" in text[start:end] for start, end in zip(openings, ends))
+    depth = matched = 0
+    for symbol in text:
+        depth += symbol == "{"
+        if symbol == "}" and depth:
+            depth, matched = depth - 1, matched + 2
+    braces = text.count("{") + text.count("}")
+    includes = [line for line in lines if line.lstrip().startswith("#include")]
+    whole = sum(bool(re.fullmatch(r'\s*#include\s*(<[^<>]+>|"[^"]+")', line)) for line in includes)
+    code = bool(braces or includes)
+    figures = {
+        "questions closed": _share(closed, len(openings)),
+        "lines of dialogue": _share(sum(line.lstrip().startswith(DASHES) for line in lines), len(lines)),
+        "braces matched": _share(matched, braces),
+        "includes closed": _share(whole, len(includes)),
+        "lines ending in ; { }": _share(sum(line.endswith((";", "{", "}")) for line in lines), len(lines) * code),
+    }
+    low = text.lower()
+    rates = {f"{phrase}, per 10,000": low.count(phrase.lower()) / max(1, len(text)) * 1e4 for phrase in phrases}
+    return {**figures, **rates}
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

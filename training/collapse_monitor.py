@@ -5,7 +5,6 @@ mu > 0.01 (Burda et al. 2016); and how many nats a sequence costs more when the 
 zero means that the decoder ignores them.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from partimento.modeling import DenseVAEModel
+from partimento.training.metrics.latents import latent_usage
 from partimento.training.token_data import Batch
 from partimento.training.validation import preserved_random_state
 
@@ -35,15 +35,8 @@ def latent_figures(model: Any, batches: Iterable[Batch], device: torch.device | 
             sigmas.append(sigma.double().cpu())
             gaps.append(shuffled_gap(model, items, mu).cpu())
     model.train(training)
-    mu, sigma = torch.cat(mus), torch.cat(sigmas)
-    bits = (0.5 * (mu**2 + sigma**2 - 1 - 2 * sigma.log())).mean(0) / math.log(2)
-    return {
-        "kl_bits": float(bits.sum()),
-        "kl_bits_per_dim": [round(float(value), 4) for value in bits],
-        "active_by_sigma": int((sigma.mean(0) < 0.98).sum()),
-        "active_by_variance": int((mu.var(0) > 0.01).sum()) if len(mu) > 1 else 0,
-        "shuffled_nll_gap": float(torch.cat(gaps).double().mean()),
-    }
+    usage = latent_usage(torch.cat(mus).numpy(), torch.cat(sigmas).numpy())
+    return {**usage, "shuffled_nll_gap": float(torch.cat(gaps).double().mean())}
 
 
 def posterior(model: Any, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

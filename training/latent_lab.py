@@ -41,6 +41,7 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from partimento.training import latent_commands as commands
+from partimento.training.experiment_recipes import parse_with_recipe
 from partimento.training.latent_classify import MODES
 from partimento.training.latent_damage import DAMAGES, HIDING
 from partimento.training.latent_data import SPLITS, LabItems, add_data_options, read_data
@@ -254,7 +255,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
-    options = make_parser().parse_args(argv)
+    options = parse_with_recipe(make_parser(), argv, "latent_lab")
     torch.set_num_threads(options.threads)
     disable_progress_bar()  # of every saved model; the runs have their own
     try:

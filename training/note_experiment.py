@@ -11,7 +11,9 @@ beside those of the training set, of held-out files and the published ones. His 
 25 makes an epoch 25 times shorter, and the report says so.
 
 The first instrument with pitches of each file is read; how notes become tokens is explained in
-partimento.training.note_durations. His printed generator feeds the probabilities back, not the drawn token:
+partimento.training.note_durations. `--forms series fused_two_hot two_heads` adds models that read and predict a note
+and its duration at once (partimento.training.note_models); joining both in one vector did not work for him. His printed
+generator feeds the probabilities back, not the drawn token:
 `--feedback soft` does that.
 
 Writes report.json, report.md, plot.png and melodies as MIDI. An interrupted run goes on from the last multiple of
@@ -23,51 +25,27 @@ import hashlib
 import json
 import shlex
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from partimento.modeling import RecurrentConfig, RecurrentForCausalLM
 from partimento.training.checkpointing import write_atomically
+from partimento.training.experiment_recipes import parse_with_recipe
+from partimento.training.metrics.overfitting import correlation_table
 from partimento.training.note_durations import decode, encode, read_events, round_trip, save_midi
 from partimento.training.note_measures import (
-    correlation_table,
     findings,
     measure_set,
     melody_roll,
     notes_markdown,
     plot_notes,
 )
+from partimento.training.note_models import FORMS, Melodies, NoteSettings
 from partimento.training.reports import write_report
-
-
-@dataclass(frozen=True)
-class NoteSettings:
-    """What a run depends on, beside its hidden units."""
-
-    window: int = 50
-    stride: int = 25
-    batch: int = 32
-    learning_rate: float = 1e-3
-    dropout: float = 0.3
-    feedback: str = "sample"
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Melodies:
-    """Ids of training and held-out pieces, and what they mean."""
-
-    symbols: tuple[str, ...]
-    training: list[np.ndarray]
-    held_out: list[np.ndarray]
-    facts: dict[str, Any]
 
 
 def read_melodies(folder: Path, held_out: int, seed: int) -> Melodies:
@@ -103,97 +81,18 @@ def read_melodies(folder: Path, held_out: int, seed: int) -> Melodies:
     return Melodies(symbols, training, [ids[i] for i in sorted(away)], facts)
 
 
-class NoteRun:
-    """One LSTM; goes on from `<folder>/hidden-N.pt` where there is one."""
-
-    def __init__(self, hidden: int, settings: NoteSettings, melodies: Melodies, folder: Path):
-        self.hidden, self.settings, self.melodies = hidden, settings, melodies
-        self.path = folder / f"hidden-{hidden}.pt"
-        torch.manual_seed(settings.seed)
-        self.model = RecurrentForCausalLM(
-            RecurrentConfig(
-                vocab_size=len(melodies.symbols),
-                cell_type="lstm",
-                hidden_size=hidden,
-                num_hidden_layers=1,
-                input_mode="one_hot",
-                dropout=settings.dropout,
-                pad_token_id=None,
-                bos_token_id=None,
-                eos_token_id=None,
-                bar_token_id=None,
-            )
-        )
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
-        pieces = torch.from_numpy(np.concatenate(melodies.training))  # merged into one sequence, as published
-        if len(pieces) <= settings.window:
-            raise ValueError(f"{len(pieces)} training tokens are fewer than a window of {settings.window}")
-        self.windows = pieces.unfold(0, settings.window + 1, settings.stride)
-        self.losses: list[float] = []
-        self.seconds = 0.0
-        if self.path.is_file():
-            content = torch.load(self.path, weights_only=True)
-            self.model.load_state_dict(content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.losses, self.seconds = content["losses"], content["seconds"]
-
-    def train_to(self, epoch: int, save_every: int, progress: tqdm) -> None:
-        """Train up to the end of an epoch, saving on the way."""
-        while len(self.losses) < epoch:
-            self.train_epoch()
-            progress.update()
-            progress.set_postfix_str(f"loss {self.losses[-1]:.3f}")
-            if len(self.losses) % save_every == 0 or len(self.losses) == epoch:
-                self.save()
-
-    def train_epoch(self) -> None:
-        """All windows once, in an order of this epoch's own."""
-        started, number = time.perf_counter(), len(self.losses)
-        torch.manual_seed(hash((self.settings.seed, number)) % 2**31)  # the same dropout after an interruption
-        self.model.train()
-        total = 0.0
-        for rows in torch.randperm(len(self.windows)).split(self.settings.batch):
-            part = self.windows[rows]
-            loss = self.model(part[:, :-1], shift_labels=part[:, 1:]).loss
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            total += loss.item() * len(rows)
-        self.losses.append(total / len(self.windows))
-        self.seconds += time.perf_counter() - started
-
-    def save(self) -> None:
-        content = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        temporary = self.path.with_suffix(".tmp")
-        torch.save({**content, "losses": self.losses, "seconds": self.seconds}, temporary)
-        temporary.replace(self.path)
-
-    @torch.inference_mode()
-    def write_melodies(self, count: int, tokens: int) -> list[list[int]]:
-        """Draw `count` melodies, each behind a symbol and its duration from a random place of the training pieces."""
-        self.model.eval()
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        pieces = np.concatenate(self.melodies.training)
-        places = torch.randint(len(pieces) // 2, (count,), generator=generator).numpy() * 2
-        ids = torch.from_numpy(np.stack([pieces[places], pieces[places + 1]], 1))
-        output = self.model(ids, use_cache=True)
-        columns = [ids]
-        while sum(column.shape[1] for column in columns) < tokens:
-            probabilities = output.logits[:, -1].softmax(-1)
-            drawn = torch.multinomial(probabilities, 1, generator=generator)
-            columns.append(drawn)
-            step = (
-                {"inputs_embeds": probabilities[:, None]} if self.settings.feedback == "soft" else {"input_ids": drawn}
-            )
-            output = self.model(**step, past_key_values=output.past_key_values, use_cache=True)
-        return torch.cat(columns, 1).tolist()
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--midi", type=Path, required=True, help="folder of MIDI files")
     parser.add_argument("--hidden", type=int, nargs="+", default=[100, 256], help="units (default: 100 256)")
+    parser.add_argument(
+        "--forms",
+        nargs="+",
+        default=["series"],
+        choices=list(FORMS),
+        help="how a note meets its duration (default series)",
+    )
     parser.add_argument(
         "--epochs", type=int, nargs="+", default=[1, 150, 300], help="when to write (default: 1 150 300)"
     )
@@ -211,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
-    options = make_parser().parse_args(argv)
+    options = parse_with_recipe(make_parser(), argv, "note_experiment")
     try:
         experiment(options, sys.argv[1:] if argv is None else list(argv))
     except (ValueError, OSError) as error:
@@ -235,29 +134,35 @@ def experiment(options: argparse.Namespace, command: Sequence[str]) -> None:
     check_identity(options.output / "settings.json", {**identity, "write": [options.melodies, options.tokens]})
     marks = sorted(set(options.epochs))
     generated: dict[str, list[np.ndarray]] = {}
-    losses = {}
-    with tqdm(total=len(options.hidden) * marks[-1], unit="epoch") as progress:
-        for hidden in options.hidden:
-            run = NoteRun(hidden, settings, melodies, folder)
-            progress.set_description(f"{hidden} units")
+    runs: dict[str, Any] = {}
+    models = [FORMS[form](hidden, settings, melodies, folder) for form in options.forms for hidden in options.hidden]
+    with tqdm(total=len(models) * marks[-1], unit="epoch") as progress:
+        for run in models:
+            progress.set_description(run.title)
             progress.update(len(run.losses))
             for epoch in marks:
-                file = folder / f"hidden-{hidden}-epoch-{epoch}.json"
+                file = folder / f"{run.name}-epoch-{epoch}.json"
                 if not file.is_file():
                     if len(run.losses) > epoch:
                         raise ValueError(f"{run.path} is already beyond epoch {epoch}: give another --output")
                     run.train_to(epoch, options.save_every, progress)
                     write_atomically(file, json.dumps(run.write_melodies(options.melodies, options.tokens)))
-                name = f"{hidden} units, epoch {epoch}"
+                name = f"{run.title}, epoch {epoch}"
                 generated[name] = [np.array(ids) for ids in json.loads(file.read_text(encoding="utf-8"))]
-                target = options.output / f"hidden-{hidden}-epoch-{epoch}.mid"
+                target = options.output / f"{run.name}-epoch-{epoch}.mid"
                 save_midi(decode([melodies.symbols[i] for i in generated[name][0]]), target)
-            losses[f"{hidden} units"] = run.losses
-    report = make_report(options, settings, melodies, generated, marks)
+            runs[run.title] = {
+                "form": run.form,
+                "hidden": run.hidden,
+                "parameters": run.model.num_free_parameters(),
+                "held_out_nats": run.held_out_nats(),
+                "minutes": run.seconds / 60,
+                "losses": run.losses,
+            }
+    report = make_report(options, settings, melodies, generated, runs)
     report["command"] = f"python training/note_experiment.py {shlex.join(command)}"
-    report["losses"] = losses
     text = notes_markdown(report)
-    plot_notes(report, losses, options.output / "plot.png")
+    plot_notes(report, options.output / "plot.png")
     write_report(options.output / "report.json", report, text)
     print(text)
 
@@ -267,7 +172,7 @@ def make_report(
     settings: NoteSettings,
     melodies: Melodies,
     generated: dict[str, list[np.ndarray]],
-    marks: list[int],
+    runs: dict[str, Any],
 ) -> dict[str, Any]:
     """Measure all sets of melodies."""
     sets = {"training": windows_of(melodies.training, options.melodies, options.tokens, options.seed)}
@@ -289,8 +194,8 @@ def make_report(
     report: dict[str, Any] = {
         "settings": asdict(settings),
         "corpus": melodies.facts,
-        "hidden": options.hidden,
-        "epochs": marks,
+        "runs": runs,
+        "epochs": sorted(set(options.epochs)),
         "melodies": options.melodies,
         "tokens": options.tokens,
         "sets": {name: measure_set(some, melodies.training, melodies.symbols) for name, some in sets.items()},

@@ -9,7 +9,7 @@ import numpy as np
 from partimento.training.metrics.copying import longest_copies
 from partimento.training.note_durations import decode, is_duration, roll
 from partimento.training.reports import markdown_table
-from partimento.training.sequence_metrics import conditional_entropy, entropy, roll_correlation
+from partimento.training.sequence_metrics import conditional_entropy, entropy
 
 # Roman Morales (UAM, 2018): mean entropy of 30 melodies after so many epochs, by hidden units; 1 is random.
 PUBLISHED = {
@@ -18,8 +18,7 @@ PUBLISHED = {
 }
 PUBLISHED_TRAINING = 0.221029023754
 ORDERS = (1, 2, 3, 4)
-EXCERPT_STEPS = 256  # sixteen bars of 4/4 on the sixteenth grid
-PERCENTILE = 95
+ALMOST = 0.99  # share of changes between note and duration that is called almost perfect
 
 
 def measure_set(
@@ -57,67 +56,6 @@ def melody_roll(ids: np.ndarray, symbols: Sequence[str]) -> np.ndarray:
     return roll(decode([symbols[i] for i in ids]))
 
 
-def best_correlation(excerpt: np.ndarray, pieces: Sequence[np.ndarray]) -> float:
-    """The highest score of an excerpt, moved in time and by up to six semitones, over pieces that are longer."""
-    scores = [0.0]
-    for piece in pieces:
-        if len(piece) < len(excerpt):
-            continue
-        used = np.flatnonzero(piece.any(0) | excerpt.any(0))
-        low, high = max(0, used[0] - 6), min(128, used[-1] + 7)  # the others stay silent in every transposition
-        scores.append(roll_correlation(piece[:, low:high], excerpt[:, low:high])[0])
-    return max(scores)
-
-
-def correlation_table(
-    training: Sequence[np.ndarray],
-    held_out: Sequence[np.ndarray],
-    generated: dict[str, list[np.ndarray]],
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Over-fitting test by cross-correlation with the training pieces; all arguments are rolls `[steps, 128]`.
-
-    A training excerpt in the corpus that holds it scores 1; the same in the other pieces, and held-out excerpts in all
-    of them, say what music of the kind shares anyway. Melodies above the 95th percentile of held-out excerpts are
-    counted as `flagged`.
-    """
-    rng = np.random.default_rng(seed)
-    cut = [first_excerpt(piece, rng) for piece in training]
-    sets = {
-        "training, with itself": [best_correlation(part, training) for part in cut],
-        "training, with the others": [
-            best_correlation(part, [piece for other, piece in enumerate(training) if other != number])
-            for number, part in enumerate(cut)
-        ],
-        "held-out": [best_correlation(first_excerpt(piece, rng), training) for piece in held_out],
-    }
-    sets |= {
-        name: [best_correlation(piece[:EXCERPT_STEPS], training) for piece in rolls]
-        for name, rolls in generated.items()
-    }
-    known = sets["held-out"]
-    limit = float(np.percentile(known, PERCENTILE)) if known else None
-    return {
-        "limit": limit,
-        "sets": {
-            name: {
-                "pieces": len(scores),
-                "mean": float(np.mean(scores)) if scores else None,
-                "highest": float(max(scores)) if scores else None,
-                "flagged": None if limit is None else int(sum(score > limit for score in scores)),
-                "each": scores,
-            }
-            for name, scores in sets.items()
-        },
-    }
-
-
-def first_excerpt(piece: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Sixteen bars from a random place of a piece; all of a shorter one."""
-    start = int(rng.integers(max(1, len(piece) - EXCERPT_STEPS + 1)))
-    return piece[start : start + EXCERPT_STEPS]
-
-
 def notes_markdown(report: dict[str, Any]) -> str:
     """The report for people."""
     corpus, settings = report["corpus"], report["settings"]
@@ -139,9 +77,9 @@ def notes_markdown(report: dict[str, Any]) -> str:
         "same number of tokens. Less is not better: the distance to held-out music counts.\n",
     ]
     rows = [
-        [f"{hidden} units", *(report["sets"][f"{hidden} units, epoch {epoch}"]["entropy"] for epoch in marks)]
-        + [PUBLISHED.get(hidden, {}).get(epoch) for epoch in marks]
-        for hidden in report["hidden"]
+        [title, *(report["sets"][f"{title}, epoch {epoch}"]["entropy"] for epoch in marks)]
+        + [published(run).get(epoch) for epoch in marks]
+        for title, run in report["runs"].items()
     ]
     header = ["", *(f"epoch {epoch}" for epoch in marks), *(f"published, epoch {epoch}" for epoch in marks)]
     lines.append(markdown_table(header, rows))
@@ -162,6 +100,12 @@ def notes_markdown(report: dict[str, Any]) -> str:
     header = ["", "melodies", "note and duration alternate", "longest copied span, median", "longest, tokens"]
     lines.append(markdown_table(header, rows))
     lines.append("A training window stands in the training set as a whole. Corrected: Miller and Madow.\n")
+    rows = [
+        [title, *(run[key] for key in ("parameters", "held_out_nats", "minutes"))]
+        for title, run in report["runs"].items()
+    ]
+    header = [f"after epoch {marks[-1]}", "parameters", "held out, nats a note with its duration", "minutes"]
+    lines.append(markdown_table(header, rows))
     if report["correlation"]:
         rows = [
             [name, found["pieces"], found["mean"], found["highest"], found["flagged"]]
@@ -177,46 +121,55 @@ def notes_markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def published(run: dict[str, Any]) -> dict[int, float]:
+    """Published entropies by epoch: of notes and durations in series."""
+    return PUBLISHED.get(run["hidden"], {}) if run["form"] == "series" else {}
+
+
 def findings(report: dict[str, Any]) -> list[str]:
     """Which of the published findings the figures show."""
-    first, *_, last = report["epochs"]
-    value = {
-        (hidden, epoch): report["sets"][f"{hidden} units, epoch {epoch}"]["entropy"]
-        for hidden in report["hidden"]
-        for epoch in report["epochs"]
-    }
+    first, last = report["epochs"][0], report["epochs"][-1]
+    sets, runs = report["sets"], report["runs"]
     sentences = []
-    for hidden in report["hidden"]:
-        series = [value[hidden, epoch] for epoch in report["epochs"]]
+    for title in runs:
+        series = [sets[f"{title}, epoch {epoch}"]["entropy"] for epoch in report["epochs"]]
         falls = "yes" if series == sorted(series, reverse=True) else "no"
+        sentences.append(f"Entropy falls with the epochs, {title}: {falls} ({' > '.join(f'{v:.3f}' for v in series)}).")
+    of_series = {run["hidden"]: title for title, run in runs.items() if run["form"] == "series"}
+    if len(of_series) > 1:
+        small, large = (sets[f"{of_series[n]}, epoch {last}"]["entropy"] for n in (min(of_series), max(of_series)))
         sentences.append(
-            f"Entropy falls with the epochs, {hidden} units: {falls} ({' > '.join(f'{v:.3f}' for v in series)})."
+            f"{max(of_series)} units end slightly higher than {min(of_series)}: {'yes' if large > small else 'no'} "
+            f"({large:.3f} and {small:.3f})."
         )
-    if len(report["hidden"]) > 1:
-        small, large = min(report["hidden"]), max(report["hidden"])
-        words = "yes" if value[large, last] > value[small, last] else "no"
+    for title in runs:
+        start, end = (sets[f"{title}, epoch {epoch}"]["alternation"] for epoch in (first, last))
         sentences.append(
-            f"{large} units end slightly higher than {small}: {words} "
-            f"({value[large, last]:.3f} and {value[small, last]:.3f})."
+            f"Notes and durations alternate almost perfectly, {title}: {'yes' if end > ALMOST else 'no'} ({end:.1%} at "
+            f"epoch {last}, {start:.1%} at {first})."
         )
-    end = report["sets"][f"{report['hidden'][0]} units, epoch {last}"]["alternation"]
-    start = report["sets"][f"{report['hidden'][0]} units, epoch {first}"]["alternation"]
-    sentences.append(
-        f"Notes and durations alternate almost perfectly: {end:.1%} at epoch {last}, {start:.1%} at {first}."
-    )
+    for title, run in runs.items():
+        other = of_series.get(run["hidden"])
+        if run["form"] == "series" or other is None or run["held_out_nats"] is None:
+            continue
+        ours, theirs = run["held_out_nats"], runs[other]["held_out_nats"]
+        sentences.append(
+            f"{title}: joining note and duration works worse than one after the other: "
+            f"{'yes' if ours > theirs else 'no'} ({ours:.3f} and {theirs:.3f} nats a held-out note with its duration)."
+        )
     if report["correlation"]:
-        sets = report["correlation"]["sets"]
-        for hidden in report["hidden"]:
-            found, own = sets[f"{hidden} units, epoch {last}"], sets["training, with the others"]
-            words = "yes" if found["mean"] < own["mean"] else "no"
+        correlations = report["correlation"]["sets"]
+        own = correlations["training, with the others"]["mean"]
+        for title in runs:
+            found = correlations[f"{title}, epoch {last}"]["mean"]
             sentences.append(
-                f"Generated melodies correlate less with the training pieces than these with each other, {hidden} "
-                f"units: {words} ({found['mean']:.3f} and {own['mean']:.3f})."
+                f"Generated melodies correlate less with the training pieces than these with each other, {title}: "
+                f"{'yes' if found < own else 'no'} ({found:.3f} and {own:.3f})."
             )
     return sentences
 
 
-def plot_notes(report: dict[str, Any], losses: dict[str, list[float]], image: Path) -> None:
+def plot_notes(report: dict[str, Any], image: Path) -> None:
     """Training loss by epoch, entropy by epoch beside training and held-out music, and correlations."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -224,17 +177,16 @@ def plot_notes(report: dict[str, Any], losses: dict[str, list[float]], image: Pa
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
-    for name, values in losses.items():
-        left.plot(range(1, len(values) + 1), values, label=name)
-    left.set(xlabel="epoch", ylabel="nats per token", title="training loss")
-    for hidden in report["hidden"]:
-        values = [report["sets"][f"{hidden} units, epoch {epoch}"]["entropy"] for epoch in report["epochs"]]
-        (line,) = middle.plot(report["epochs"], values, marker="o", label=f"{hidden} units")
-        published = [PUBLISHED.get(hidden, {}).get(epoch) for epoch in report["epochs"]]
-        if None not in published:
-            middle.plot(
-                report["epochs"], published, ":", marker="x", color=line.get_color(), label=f"{hidden}, published"
-            )
+    for title, run in report["runs"].items():
+        losses = np.array(run["losses"]) * (2 if run["form"] == "series" else 1)  # its steps are half notes
+        left.plot(range(1, len(losses) + 1), losses, label=title)
+    left.set(xlabel="epoch", ylabel="nats a note with its duration", title="training loss")
+    for title, run in report["runs"].items():
+        values = [report["sets"][f"{title}, epoch {epoch}"]["entropy"] for epoch in report["epochs"]]
+        (line,) = middle.plot(report["epochs"], values, marker="o", label=title)
+        known = [published(run).get(epoch) for epoch in report["epochs"]]
+        if None not in known:
+            middle.plot(report["epochs"], known, ":", marker="x", color=line.get_color(), label=f"{title}, published")
     for name, style in (("training", "-"), ("held-out", "--")):
         if name in report["sets"]:
             middle.axhline(report["sets"][name]["entropy"], color="0.4", linestyle=style, label=name)

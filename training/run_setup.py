@@ -35,6 +35,7 @@ from partimento.training.optimization import make_optimizer
 from partimento.training.roll_data import RollData
 from partimento.training.run_log import RunLog
 from partimento.training.state_carry import StateCarry
+from partimento.training.streamed_data import SongStream, StreamedData
 from partimento.training.token_data import TokenData
 from partimento.training.training_loop import TrainingLoop, is_sharded
 
@@ -131,7 +132,7 @@ def build_on_tokens(arguments: RunArguments, accelerator: Accelerator) -> tuple[
     if arguments.bptt.window:
         data = WindowData(arguments.data, arguments.bptt, processor, **settings)
     else:
-        data = TokenData(arguments.data, processor, **settings)
+        data = (StreamedData if arguments.data.streaming else TokenData)(arguments.data, processor, **settings)
     data.epoch(0)  # a corpus too small for one update is named before the model is built
     model = build_model(arguments.model, processor)
     if arguments.bptt.window and not isinstance(model, RecurrentForCausalLM):
@@ -294,10 +295,15 @@ def record_run(loop: TrainingLoop, changes: list[str], resumed: bool) -> None:
         "data_hash": loop.facts["data_hash"],
         "vocab_hash": loop.facts["vocab_hash"],
         "songs": {"train": len(loop.data.train), "validation": len(loop.data.validation)},
-        "tokens": {"train": len(loop.data.train.ids), "validation": len(loop.data.validation.ids)},
+        "tokens": {"train": count_tokens(loop.data.train), "validation": count_tokens(loop.data.validation)},
         "sessions": [session],
     }
     write_atomically(path, json.dumps(record, indent=1, default=str))
+
+
+def count_tokens(split: Any) -> int:
+    """Return the tokens of a split, in memory or on disk."""
+    return split.num_tokens if isinstance(split, SongStream) else len(split.ids)
 
 
 def git_commit() -> str | None:

@@ -9,6 +9,7 @@ equal length: the entropy of a short sample is too low (Miller, 1955).
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,44 @@ def conditional_entropy(
     for block, count in blocks.items():
         contexts[block[:-1]] += count
     return (_entropy_nats(blocks, miller_madow) - _entropy_nats(contexts, miller_madow)) / float(np.log(size))
+
+
+def windowed_entropies(
+    sequences: Sequence[Sequence[int]],
+    alphabet_size: int | None = None,
+    orders: Sequence[int] = (1, 2, 3, 4),
+    window: int | None = None,
+) -> dict[str, Any]:
+    """Mean entropy and conditional entropies over windows of equal length: only such are comparable.
+
+    Args:
+        alphabet_size: D, the base of the logarithms; None: the symbols that occur in any of the sequences.
+        window: symbols of a window; each sequence is cut into as many as it holds. None: the shortest sequence.
+
+    Returns:
+        `entropy`; by order `conditional` and `conditional_corrected` (Miller and Madow); `windows`, `window`,
+        `alphabet`.
+
+    Raises:
+        ValueError: no sequences, none as long as `window`, or a window no longer than an order.
+    """
+    window = min(map(len, sequences), default=0) if window is None else window
+    cut = [list(s[i : i + window]) for s in sequences for i in range(0, len(s) - window + 1, max(1, window))]
+    if not window or not cut:
+        raise ValueError(f"window={window}: no sequence is so long, or one is empty; give a length they all reach")
+    size = len({symbol for sequence in sequences for symbol in sequence}) if alphabet_size is None else alphabet_size
+
+    def mean(order: int, corrected: bool = False) -> float:
+        return float(np.mean([conditional_entropy(part, order, size, corrected) for part in cut]))
+
+    return {
+        "entropy": float(np.mean([entropy(part, size) for part in cut])),
+        "conditional": {order: mean(order) for order in orders},
+        "conditional_corrected": {order: mean(order, corrected=True) for order in orders},
+        "windows": len(cut),
+        "window": window,
+        "alphabet": size,
+    }
 
 
 def _alphabet_size(counts: Counter, alphabet_size: int | None) -> int:

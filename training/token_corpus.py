@@ -5,11 +5,12 @@ Program, and ends before a Bar or with the piece; only in the latter case it hol
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from partimento.tokenization.vocabulary import Vocabulary
@@ -47,29 +48,50 @@ class TokenCorpus:
             FileNotFoundError: no such shards.
             ValueError: tokenised with another vocabulary.
         """
+        shards = (open_shard(path, vocabulary) for path in split_files(folder, split))
+        return cls.from_tables((shard.read(columns=read_columns(shard)) for shard in shards), vocabulary)
+
+    @classmethod
+    def from_tables(cls, tables: Iterable[pa.Table], vocabulary: Vocabulary) -> "TokenCorpus":
+        """Join the songs of tables with the columns `input_ids` and, where there are names, `md5`."""
         parts, lengths, names = [], [], []
-        for shard in split_files(folder, split):
-            file = pq.ParquetFile(shard)
-            stored = (file.schema_arrow.metadata or {}).get(b"partimento.vocab_hash", b"").decode()
-            if stored != vocabulary.content_hash:
-                raise ValueError(
-                    f"{shard}: tokenised with vocabulary {stored or 'unknown'}, the processor beside it has "
-                    f"{vocabulary.content_hash}: prepare the corpus again"
-                )
-            columns = ["input_ids", "md5"] if "md5" in file.schema_arrow.names else ["input_ids"]
-            table = file.read(columns=columns)
+        for table in tables:
             for chunk in table["input_ids"].chunks:
                 parts.append(chunk.flatten().to_numpy(zero_copy_only=False).astype(np.int32, copy=False))
                 lengths.append(chunk.value_lengths().to_numpy(zero_copy_only=False))
-            names += table["md5"].to_pylist() if "md5" in columns else []
+            names += table["md5"].to_pylist() if "md5" in table.column_names else []
         offsets = np.concatenate([[0], *map(np.cumsum, [np.concatenate(lengths)])]).astype(np.int64)
         return cls(np.concatenate(parts), offsets, names or list(map(str, range(len(offsets) - 1))), vocabulary)
+
+    def spread(self, count: int) -> "TokenCorpus":
+        """Return a corpus of `count` of the songs, spread evenly over it; all of them where there are no more."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
+        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[chosen])])
+        ids = np.concatenate([self.song(index) for index in chosen])
+        return TokenCorpus(ids, offsets, [self.names[index] for index in chosen], self.vocabulary)
 
     def content_hash(self) -> str:
         """Return a SHA-256 over ids and song borders."""
         digest = hashlib.sha256(np.ascontiguousarray(self.offsets).data)
         digest.update(np.ascontiguousarray(self.ids).data)
         return digest.hexdigest()
+
+
+def open_shard(path: str | Path, vocabulary: Vocabulary) -> pq.ParquetFile:
+    """Open one Parquet file of tokens; raises ValueError if it was made with another vocabulary."""
+    file = pq.ParquetFile(path)
+    stored = (file.schema_arrow.metadata or {}).get(b"partimento.vocab_hash", b"").decode()
+    if stored != vocabulary.content_hash:
+        raise ValueError(
+            f"{path}: tokenised with vocabulary {stored or 'unknown'}, the processor beside it has "
+            f"{vocabulary.content_hash}: prepare the corpus again"
+        )
+    return file
+
+
+def read_columns(shard: pq.ParquetFile) -> list[str]:
+    """The columns of a shard that a `TokenCorpus` is made of."""
+    return [name for name in ("input_ids", "md5") if name in shard.schema_arrow.names]
 
 
 @dataclass(frozen=True)

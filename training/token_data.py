@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from partimento.tokenization import MidiProcessor
-from partimento.tokenization.vocabulary import TokenType
+from partimento.tokenization.vocabulary import TokenType, Vocabulary
 from partimento.training.arguments import DataArguments
 from partimento.training.batch_plan import Update, cut_batches, plan_epoch
 from partimento.training.token_corpus import CropTable, Row, TokenCorpus, cut_crop, draw_crops
@@ -157,7 +157,8 @@ class TokenData:
         self.arguments, self.seed, self.batches_per_update = arguments, seed, batches_per_update
         self.process, self.processes = process, processes
         vocabulary = processor.vocabulary
-        self.train = TokenCorpus.from_parquet(arguments.corpus, arguments.train_split, vocabulary)
+        self.processor = processor
+        self.train = self.open_train(vocabulary)
         self.validation = TokenCorpus.from_parquet(arguments.corpus, arguments.validation_split, vocabulary)
         self.augmentation = RowAugmentation(arguments, processor, self.train)
         self.accepts_bar_offset = False  # set by the loop, which knows the model
@@ -165,36 +166,52 @@ class TokenData:
             (self.train.content_hash() + self.validation.content_hash()).encode()
         ).hexdigest()
 
-    def epoch(self, epoch: int, position: int = 0) -> DataLoader:
-        """Return a loader over the updates of an epoch from `position` on; it draws no global random number."""
+    def open_train(self, vocabulary: Vocabulary) -> Any:
+        """Return the training songs."""
+        assert self.arguments.corpus is not None
+        corpus = TokenCorpus.from_parquet(self.arguments.corpus, self.arguments.train_split, vocabulary)
+        return corpus.spread(self.arguments.train_songs) if self.arguments.train_songs else corpus
+
+    def draw_rows(self, corpus: TokenCorpus, augmentation: RowAugmentation, seed: int, epoch: int) -> RowSource:
+        """Return the training rows that an epoch takes from some songs."""
         a = self.arguments
         crops = draw_crops(
-            self.train,
+            corpus,
             a.crop,
             a.crop_length,
-            seed=self.seed,
+            seed=seed,
             epoch=epoch,
             head_probability=a.head_probability,
             crops_per_song=a.crops_per_song,
             short_crop_length=a.short_crop_length,
             short_crop_probability=a.short_crop_probability,
         )
-        plan = plan_epoch(
-            crops.lengths,
-            crops.bars,
-            seed=self.seed,
+        return RowSource(corpus, crops, seed, epoch, augmentation)
+
+    def plan_rows(self, lengths: np.ndarray, bars: np.ndarray, seed: int, epoch: int) -> list[Update]:
+        """Return the updates that rows of these lengths and bars make."""
+        a = self.arguments
+        return plan_epoch(
+            lengths,
+            bars,
+            seed=seed,
             epoch=epoch,
             max_tokens=a.max_tokens_per_batch,
             max_rows=a.max_rows_per_batch,
             batches_per_update=self.batches_per_update,
             bucket_rows=a.bucket_rows,
         )
+
+    def epoch(self, epoch: int, position: int = 0) -> DataLoader:
+        """Return a loader over the updates of an epoch from `position` on; it draws no global random number."""
+        a = self.arguments
+        source = self.draw_rows(self.train, self.augmentation, self.seed, epoch)
+        plan = self.plan_rows(source.crops.lengths, source.crops.bars, self.seed, epoch)
         if not plan:
             raise ValueError(
                 f"data.corpus {a.corpus}: {len(self.train)} songs are fewer than train.batches_per_update "
                 f"{self.batches_per_update}: lower it or data.max_tokens_per_batch"
             )
-        source = RowSource(self.train, crops, self.seed, epoch, self.augmentation)
         dataset = UpdateDataset(source, plan, self.process, self.processes, self.accepts_bar_offset)
         return DataLoader(
             dataset,

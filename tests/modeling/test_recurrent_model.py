@@ -143,6 +143,31 @@ def test_loss_is_the_cross_entropy(model):
     assert output.past_key_values is None
 
 
+def test_likelihood_recovers_the_frequencies_of_bigrams(model):
+    """Maximum likelihood without regularisation on pairs of tokens: probabilities become relative frequencies."""
+    torch.manual_seed(0)
+    first = torch.randint(4, (400, 1))
+    weights = torch.tensor([[8.0, 1, 1, 1], [2, 2, 2, 2], [1, 1, 1, 9], [1, 5, 1, 4]])
+    second = torch.multinomial(weights[first[:, 0]], 1)
+    pairs = torch.cat([first, second], 1)
+    counts = torch.zeros(4, 4, dtype=torch.double)
+    for i, j in pairs.tolist():
+        counts[i, j] += 1
+    kind = {name: getattr(model.config, name) for name in ("cell_type", "input_mode")}
+    fresh = tiny_model(vocab_size=4, bar_token_id=None, **kind).train()
+    optimizer = torch.optim.LBFGS(fresh.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = fresh(first, shift_labels=second).loss
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    predicted = fresh.eval()(torch.arange(4)[:, None]).logits[:, 0].softmax(-1)
+    assert (predicted - counts / counts.sum(1, keepdim=True)).abs().max() < 0.02
+
+
 @pytest.mark.parametrize("cell_type", CELLS)
 def test_dropout_and_residual(cell_type):
     model = tiny_model(cell_type=cell_type, residual=True, dropout=0.5)

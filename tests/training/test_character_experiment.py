@@ -8,8 +8,14 @@ import pytest
 import torch
 
 from partimento.training.character_experiment import CharacterRun, CharacterSettings, main
-from partimento.training.character_report import RunRecord, findings
-from partimento.training.character_text import CharacterTokenizer, find_words, read_text, share_of_known_words
+from partimento.training.character_report import RunRecord, course, findings
+from partimento.training.character_text import (
+    CharacterTokenizer,
+    find_words,
+    read_text,
+    share_of_known_words,
+    surface_figures,
+)
 
 TEXT = "¿Qué gigantes? —dijo Sancho Panza—. Aquellos que allí ves, respondió su amo. " * 12
 
@@ -50,6 +56,38 @@ def test_known_words():
     assert share_of_known_words("cut end", frozenset()) is None
 
 
+def test_surface_of_prose_by_hand():
+    text = "¿Dónde está?\n—Aquí —dijo Sancho Panza.\n\n¿Y el otro\n¿Quién?\n"
+    found = surface_figures(text)
+    assert found["questions closed"] == pytest.approx(2 / 3)
+    assert found["lines of dialogue"] == 1 / 4
+    assert found["Sancho Panza, per 10,000"] == pytest.approx(1e4 / len(text))
+    assert found["don Quijote, per 10,000"] == 0
+    assert found["braces matched"] is found["includes closed"] is found["lines ending in ; { }"] is None
+
+
+def test_surface_of_code_by_hand():
+    text = "#include <a.h>\n#include <b.h\nint f(void)\n{\n\treturn 1;\n}}\n"
+    found = surface_figures(text, phrases=())
+    assert found == {
+        "questions closed": None,
+        "lines of dialogue": 0,
+        "braces matched": pytest.approx(2 / 3),
+        "includes closed": 1 / 2,
+        "lines ending in ; { }": 3 / 6,
+    }
+
+
+def test_course_of_the_cost():
+    def record(*costs, diverged_at=None):
+        curve = [{"step": 10 * i, "cost": cost, "norm": 1.0} for i, cost in enumerate(costs, start=1)]
+        return RunRecord("lstm", None, 0, curve=curve, diverged_at=diverged_at)
+
+    assert course([record(3, 2, 1), record(3, 1, 1.01)]) == "falls to the end (2 of 2 seeds)"
+    assert course([record(3, 1, 2), record(3, 2, 1)]) == "rises by 1.00 after 20, falls to the end"
+    assert course([record(3, 1, diverged_at=25)]) == "diverges at 25 (1 of 1 seeds)"
+
+
 def options(text_file, folder, *more):
     settings = ["--text", str(text_file), "--steps", "12", "--hidden-size", "8", "--window", "20", "--save-every", "5"]
     return [*settings, "--cells", "rnn_tanh", "lstm", "--seeds", "0", "1", "-o", str(folder), *more]
@@ -69,6 +107,7 @@ def test_one_command_makes_table_and_plot(text_file, tmp_path, capsys):
         assert len(row["samples"][0]) == 1 + CharacterSettings().sample_symbols
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "0.00% of the published 500,000" in (folder / "report.md").read_text()
+    assert "| 26,180 |" in (folder / "report.md").read_text()  # published, in one table with what was found
     before = (folder / "runs" / "lstm-clip5-seed1.json").stat().st_mtime_ns
     assert main(options(text_file, folder)) == 0  # nothing is made twice
     assert (folder / "runs" / "lstm-clip5-seed1.json").stat().st_mtime_ns == before

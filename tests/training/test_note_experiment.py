@@ -1,13 +1,16 @@
 """Note/duration melodies: names, normal order, types, decoding rules, measures by hand, and the whole command."""
 
 import json
+import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from symusic import Note, Score, Track
 
-from partimento.training import note_experiment
+from partimento.training import note_experiment, note_models
+from partimento.training.metrics.overfitting import best_correlation, correlation_table
 from partimento.training.note_durations import (
     Event,
     decode,
@@ -21,7 +24,8 @@ from partimento.training.note_durations import (
     round_trip,
     save_midi,
 )
-from partimento.training.note_measures import best_correlation, correlation_table, measure_set
+from partimento.training.note_measures import measure_set
+from partimento.training.note_models import FORMS
 
 QUARTER = Fraction(1)
 
@@ -146,7 +150,7 @@ def test_the_command_reports_all_marks_and_goes_on(tmp_path, capsys, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(note_experiment.NoteRun, "write_melodies", interrupted)
+        patch.setattr(note_models.NoteRun, "write_melodies", interrupted)
         with pytest.raises(KeyboardInterrupt):
             note_experiment.main(options)
     assert (output / "runs" / "hidden-6.pt").is_file()
@@ -157,7 +161,7 @@ def test_the_command_reports_all_marks_and_goes_on(tmp_path, capsys, monkeypatch
     ]  # fmt: skip
     assert report["sets"]["training"]["copied_longest"] >= 20
     assert all(0 <= found["entropy"] <= 1 for found in report["sets"].values())
-    assert {name: len(values) for name, values in report["losses"].items()} == {"6 units": 3, "8 units": 3}
+    assert {name: len(run["losses"]) for name, run in report["runs"].items()} == {"6 units": 3, "8 units": 3}
     assert report["correlation"]["sets"]["training, with itself"]["mean"] == pytest.approx(1.0, abs=1e-3)
     text = (output / "report.md").read_text()
     assert "published 0.2210" in text
@@ -173,11 +177,76 @@ def test_the_command_reports_all_marks_and_goes_on(tmp_path, capsys, monkeypatch
 
 
 def test_soft_feedback_writes_other_melodies(tmp_path):
-    melodies = note_experiment.Melodies(("C4", "D4", "half", "quarter"), [np.array([0, 2, 1, 3] * 30)], [], {})
+    melodies = note_models.Melodies(("C4", "D4", "half", "quarter"), [np.array([0, 2, 1, 3] * 30)], [], {})
     drawn = {}
     for feedback in ("sample", "soft"):
-        settings = note_experiment.NoteSettings(stride=5, feedback=feedback)
-        run = note_experiment.NoteRun(8, settings, melodies, tmp_path)
+        settings = note_models.NoteSettings(stride=5, feedback=feedback)
+        run = note_models.NoteRun(8, settings, melodies, tmp_path)
         drawn[feedback] = run.write_melodies(3, 30)
         assert [len(ids) for ids in drawn[feedback]] == [30] * 3
     assert drawn["sample"] != drawn["soft"]
+
+
+def joined(form, folder, training=(0, 2, 1, 3), **settings):
+    melodies = note_models.Melodies(
+        ("C4", "D4", "half", "quarter"), [np.array([*training] * 40)], [np.array([*training] * 5)], {}
+    )
+    settings = note_models.NoteSettings(stride=10, dropout=0.0, learning_rate=0.05, **settings)
+    return FORMS[form](8, settings, melodies, folder)
+
+
+@pytest.mark.parametrize("form", ["fused_two_hot", "two_heads"])
+def test_joined_forms_learn_pairs(form, tmp_path):
+    run = joined(form, tmp_path)
+    assert run.windows.shape[1:] == (26, 2)
+    assert run.windows[0, 0].tolist() == [0, 2]
+    assert run.vectors(run.windows[0, :1]).tolist() == [[1, 0, 1, 0]]
+    run.train_to(12, 100, Progress())
+    nats = run.held_out_nats()
+    written = np.array(run.write_melodies(4, 41))
+    assert written.shape == (4, 41)
+    pairs = written[:, 2:40].reshape(-1, 2)  # behind the first pair, which was given
+    if form == "two_heads":  # the tune alternates: all is known
+        assert nats < 0.1
+        assert np.mean([pair in ([0, 2], [1, 3]) for pair in pairs.tolist()]) > 0.9
+    else:  # known which note and which duration, but two draws of one softmax find both only half of the time
+        assert nats == pytest.approx(math.log(2), abs=0.1)
+        assert 0.3 < np.mean([sorted(pair) in ([0, 2], [1, 3]) for pair in pairs.tolist()]) < 0.7
+    again = joined(form, tmp_path)
+    assert again.losses == run.losses
+    assert again.held_out_nats() == pytest.approx(nats)
+
+
+def test_fused_likelihood_is_that_of_two_draws(tmp_path):
+    run = joined("fused_two_hot", tmp_path)
+    logits = torch.tensor([0.1, 0.5, -0.2, 0.3])
+    p = logits.softmax(0)
+    assert run.pair_nats(logits, torch.tensor([1, 2])).item() == pytest.approx(-math.log(2 * p[1] * p[2]))
+    heads = joined("two_heads", tmp_path)
+    shares = heads.log_probabilities(logits).exp()
+    assert (shares[:2].sum().item(), shares[2:].sum().item()) == pytest.approx((1, 1))
+    assert (shares[0] / shares[1]).item() == pytest.approx((p[0] / p[1]).item())
+
+
+def test_the_report_sets_joined_forms_beside_the_series(tmp_path):
+    for number in range(2):
+        events = [Event(Fraction(i), QUARTER * (1 + i % 2), (60 + i % 3,)) for i in range(40)]
+        save_midi(events, tmp_path / f"midi/{number}.mid")
+    options = ["--midi", str(tmp_path / "midi"), "--hidden", "6", "--epochs", "1", "--stride", "5", "--melodies", "2"]
+    options += ["--tokens", "20", "--correlate", "0", "--forms", "series", "fused_two_hot", "two_heads"]
+    assert note_experiment.main([*options, "-o", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [run["form"] for run in report["runs"].values()] == ["series", "fused_two_hot", "two_heads"]
+    assert all(run["held_out_nats"] > 0 for run in report["runs"].values())
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "6 units, two_heads: joining note and duration works worse" in text
+    assert (tmp_path / "out" / "fused_two_hot-hidden-6-epoch-1.mid").is_file()
+
+
+class Progress:
+    """Where a progress bar is asked for."""
+
+    def update(self, *_):
+        pass
+
+    set_postfix_str = update

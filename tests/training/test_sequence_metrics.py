@@ -6,7 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from partimento.training.sequence_metrics import conditional_entropy, cross_correlation, entropy, roll_correlation
+from partimento.training.sequence_metrics import (
+    conditional_entropy,
+    cross_correlation,
+    entropy,
+    roll_correlation,
+    windowed_entropies,
+)
 
 
 def test_entropy_of_known_sequences():
@@ -99,3 +105,17 @@ def test_a_transposed_excerpt_of_a_roll_is_found():
     assert roll_correlation(roll, roll) == (pytest.approx(1), 0, 0)
     with pytest.raises(ValueError, match="pitches"):
         roll_correlation(roll, excerpt[:, :40])
+
+
+def test_windows_of_equal_length_are_averaged():
+    sequences = [[0, 1] * 5 + [2] * 10, [3] * 12]  # windows of 10: two and one, the last two symbols are left out
+    found = windowed_entropies(sequences, orders=(0, 1), window=10)
+    assert (found["windows"], found["window"], found["alphabet"]) == (3, 10, 4)
+    assert found["entropy"] == found["conditional"][0] == pytest.approx(0.5 / 3)
+    assert found["conditional"][1] == pytest.approx(0, abs=1e-12)
+    assert found["conditional_corrected"][0] == pytest.approx((0.5 + 1 / 20 / math.log(4)) / 3)
+    assert windowed_entropies(sequences)["window"] == 12
+    with pytest.raises(ValueError, match="window=30"):
+        windowed_entropies(sequences, window=30)
+    with pytest.raises(ValueError, match="window=0"):
+        windowed_entropies([])
