@@ -31,6 +31,23 @@ def until(note, end):
     return program, onset, pitch, min(duration, end - onset), velocity
 
 
+@pytest.mark.parametrize("weights", ["half", "int8"])
+def test_rounded_weights_keep_the_wishes(generator, weights):
+    rounded = MidiGenerator(generator.model, generator.processor, weights=weights)
+    wishes = {"genre": "jazz", "instruments": ["piano", "bass"], "bars": 4, "tempo": 120}
+    for piece in (rounded.generate(**wishes, seed=3)[0], rounded.generate(**wishes, seed=3, num_outputs=2)[1]):
+        assert piece.num_bars == 4
+        assert {-1 if t.is_drum else t.program for t in piece.score.tracks} <= {*range(8), *range(32, 40)}
+    assert rounded.generate(**wishes, seed=3)[0].ids == rounded.generate(**wishes, seed=3)[0].ids
+
+
+def test_rounded_weights_are_refused_where_they_do_nothing():
+    with pytest.raises(ValueError, match="recurrent"):
+        MidiGenerator.from_pretrained("recurrent-lstm-small", device="cpu", weights="int8")
+    with pytest.raises(ValueError, match="int4"):
+        MidiGenerator.from_pretrained("museformer-small", device="cpu", weights="int4")
+
+
 def test_bars_instruments_and_tempo_hold(generator):
     pieces = generator.generate(
         genre="jazz", instruments=["piano", "bass", "drums"], bars=5, tempo=120, num_outputs=3, seed=1, top_k=8
