@@ -21,6 +21,7 @@ Writes report.json, report.md, plot.png, source.wav and a WAV of every model and
 """
 
 import argparse
+import hashlib
 import json
 import math
 import shlex
@@ -240,7 +241,8 @@ def experiment(options: argparse.Namespace, command: Sequence[str]) -> None:
     settings = AudioSettings(epochs=options.epochs, seed=options.seed)
     folder = options.output / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    signal = {"origin": origin, "rate": rate, "values": len(values), "sum": int(np.abs(values).sum())}
+    digest = hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
+    signal = {"origin": origin, "rate": rate, "values": len(values), "sha256": digest}
     check_same(options.output / "settings.json", {**asdict(settings), **signal})
     write_wav(values, rate, options.output / "source.wav")
     sounds: dict[str, np.ndarray] = {}

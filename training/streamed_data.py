@@ -124,7 +124,7 @@ class StreamedData(TokenData):
 
 
 class StreamedEpoch(IterableDataset):
-    """The micro-batches of one process, update by update; of several workers each makes every so-manieth update."""
+    """The micro-batches of one process, update by update; of n workers each makes every n-th update."""
 
     def __init__(self, data: StreamedData, epoch: int, position: int):
         self.data, self.epoch, self.position = data, epoch, position

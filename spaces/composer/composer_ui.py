@@ -167,41 +167,51 @@ class _Page:
                     values[slot] = update["value"]
             yield [*updates, gr.skip(), "Prompt read; waiting for the model.", *[gr.skip()] * 7]
         asked = request_of(values)
-        with told():
-            runs = self.composer.compose(asked, self._begin(request))
-            for outputs in self._follow(runs, session, "generated", prompt, asked):
-                yield [*untouched, *outputs]
+        runs = self.composer.compose(asked, self._begin(request))
+        for outputs in self._settled(session, 1, self._follow(runs, session, "generated", prompt, asked)):
+            yield [*untouched, *outputs]
 
     def _continue(self, request: gr.Request, session, selected, more, after, *values):
         version, index = self._place(session, selected, "continue")
         values = dict(zip(SLOTS, values)) | {"bars": more}
         names = ("genre", "instruments", "without", "bars", "num_outputs", *SAMPLING)
         asked = request_of({slot: values[slot] for slot in names}) | ({"after_bar": int(after)} if after else {})
-        with told():
-            runs = self.composer.proceed(version.midi[index], asked, self._begin(request))
-            yield from self._follow(runs, session, "continued", "", asked)
+        runs = self.composer.proceed(version.midi[index], asked, self._begin(request))
+        yield from self._settled(session, selected, self._follow(runs, session, "continued", "", asked))
 
     def _rewrite(self, request: gr.Request, session, selected, first, last, *values):
         version, index = self._place(session, selected, "rewrite")
         values = dict(zip(SLOTS, values))
         asked = request_of({slot: values[slot] for slot in ("genre", "instruments", "without", *SAMPLING)})
         first, last = int(first or 0), int(last or 0)
-        with told():
-            for run in self.composer.rewrite(version.midi[index], first, last, asked, self._begin(request)):
-                if not run.pieces:
-                    yield [gr.skip(), self._progress(run), *[gr.skip()] * 7]
-                    continue
-                piece = run.pieces[0]
-                asked = asked | {"rewritten": [first, last], "output": index + 1}
-                kept = {name: list(getattr(version, name)) for name in ("midi", "bars", "measured", "transposed")}
-                kept["midi"][index], kept["bars"][index] = midi_bytes(piece), run.bars[0]
-                kept["measured"][index], kept["transposed"][index] = measured_facts(piece), 0
-                session.add(
-                    action=f"bars {first} to {last} rewritten", prompt="", request=asked, seed=piece.seed,
-                    model=version.model, seconds=run.seconds, complete=True, primer_bars=0, **kept,
-                )  # fmt: skip
-                view = self._view(session, index + 1, chosen=(first, last))
-                yield [session, self._done(session.shown, index), *view]
+        runs = self.composer.rewrite(version.midi[index], first, last, asked, self._begin(request))
+        yield from self._settled(session, selected, self._replaced(runs, session, version, index, first, last, asked))
+
+    def _replaced(self, runs: Iterator[Run], session: Session, version: Version, index: int, first, last, asked: dict):
+        """Values of session, status and view while bars of one output are written anew."""
+        for run in runs:
+            if not run.pieces:
+                yield [gr.skip(), self._progress(run), *[gr.skip()] * 7]
+                continue
+            piece = run.pieces[0]
+            asked = asked | {"rewritten": [first, last], "output": index + 1}
+            kept = {name: list(getattr(version, name)) for name in ("midi", "bars", "measured", "transposed")}
+            kept["midi"][index], kept["bars"][index] = midi_bytes(piece), run.bars[0]
+            kept["measured"][index], kept["transposed"][index] = measured_facts(piece), 0
+            session.add(
+                action=f"bars {first} to {last} rewritten", prompt="", request=asked, seed=piece.seed,
+                model=version.model, seconds=run.seconds, complete=True, primer_bars=0, **kept,
+            )  # fmt: skip
+            view = self._view(session, index + 1, chosen=(first, last))
+            yield [session, self._done(session.shown, index), *view]
+
+    def _settled(self, session: Session, selected: int, steps: Iterator[list[Any]]) -> Iterator[list[Any]]:
+        """The steps of a run. Where it is refused on the way, the page shows what it showed before, and says why."""
+        try:
+            yield from steps
+        except RequestError as refusal:
+            yield [gr.skip(), html.escape(str(refusal), quote=False), *self._view(session, selected)]
+            raise gr.Error(str(refusal), print_exception=False) from None
 
     def _follow(self, runs: Iterator[Run], session: Session, action: str, prompt: str, asked: dict):
         """Values of session, status and view while a run goes on; a roll travels only when it has grown."""

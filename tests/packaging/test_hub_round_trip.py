@@ -1,9 +1,12 @@
 """What is pushed to a Hub comes back: the commands, the code that travels along, and clear words where it fails."""
 
 import hashlib
+from importlib import metadata
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from transformers import AutoModelForCausalLM
 
 from partimento.modeling import MuseformerConfig, MuseformerForCausalLM
@@ -23,21 +26,44 @@ except PushError as error:
 """
 LOAD = f"""
 import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "partimento":
-            raise ImportError("partimento is not installed here")
-sys.meta_path.insert(0, Refuse())
+sys.path.insert(0, sys.argv[3])
+import importlib.util
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+for name in ("partimento", "miditok", "symusic", "datasets", "accelerate"):
+    assert importlib.util.find_spec(name) is None, name
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True, dtype=torch.float32).eval()
 base = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True, dtype=torch.float32).eval()
 with torch.no_grad():
     ids = torch.tensor({IDS})
     found = {{"logits": model(ids).logits, "hidden": base(ids).last_hidden_state}}
 torch.save({{**found, "tokens": len(AutoTokenizer.from_pretrained(sys.argv[1]))}}, sys.argv[2])
-assert "partimento" not in sys.modules
 """
+
+
+def requirements(name: str) -> set[str]:
+    """A distribution and all that it cannot do without."""
+    names, open_ends = set(), [name]
+    while open_ends:
+        current = canonicalize_name(open_ends.pop())
+        if current not in names:
+            names.add(current)
+            needed = map(Requirement, metadata.requires(current) or [])
+            open_ends += [r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return names
+
+
+@pytest.fixture
+def clean_site(tmp_path):
+    """What `pip install transformers torch` would make of an empty environment: links to these distributions alone."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    for name in requirements("transformers") | requirements("torch"):
+        distribution = metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(distribution.locate_file(top))
+    return folder
 
 
 @pytest.fixture
@@ -53,7 +79,7 @@ def run_folder(tmp_path):
     return folder
 
 
-def test_a_pushed_model_loads_from_the_hub_without_the_package(run_folder, run_online, hub, tmp_path):
+def test_a_pushed_model_loads_where_only_transformers_and_torch_are(run_folder, run_online, hub, clean_site, tmp_path):
     name, model = "orchestra/tiny", tmp_path / "model"
     pushed = run_online(SCRIPT, run_folder, "-o", model, "--card", tmp_path / "card.md", "--push", name)
     assert pushed.returncode == 0, pushed.stderr
@@ -61,7 +87,7 @@ def test_a_pushed_model_loads_from_the_hub_without_the_package(run_folder, run_o
     assert hub.files(name) == {path.name: path.read_bytes() for path in model.iterdir()}
     assert ("PUT", f"/lfs/{hashlib.sha256((model / 'model.safetensors').read_bytes()).hexdigest()}") in hub.requests
 
-    loaded = run_online("-c", LOAD, name, tmp_path / "found.pt", token=None)
+    loaded = run_online("-I", "-S", "-c", LOAD, name, tmp_path / "found.pt", clean_site, token=None)
     assert loaded.returncode == 0, loaded.stderr
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()

@@ -153,6 +153,11 @@ class Visitor:
         self.page.goto(url)
         self.page.get_by_role("button", name=ready, exact=True).wait_for()
 
+    @staticmethod
+    def slack() -> float:
+        """How many times longer something may take than on an idle machine: jobs that want a core, per core."""
+        return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
+
     def _request(self, request) -> None:
         if not request.url.startswith((self.url, "data:", "blob:")):
             self.faults.append(f"request to {request.url}")

@@ -141,7 +141,8 @@ def test_fifty_rapid_moves_end_at_the_last(visit):
     median, late = statistics.median(times), sorted(times)[47]
     print(f"\nslider to redrawn roll over 50 moves: median {median:.0f} ms, p95 {late:.0f} ms, "
           f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")  # fmt: skip
-    assert median < 5000
+    assert median < 200 * visitor.slack()
+    assert late < 350 * visitor.slack()
     assert positions(page)["d0"] == 2.0
 
     page.evaluate(
@@ -410,15 +411,16 @@ def test_keyboard_alone(visit):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_a_phone(visit, scheme):
-    visitor = visit(390, scheme)
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_overlaps_or_is_wider_than_the_screen(visit, width, scheme):
+    visitor = visit(width, scheme)
     page = visitor.page
     after(page, lambda: page.locator("#add").click())
     for part in ("begin", "studio", "points"):
         open_part(page, part)
     page.wait_for_selector("#z_npy")
-    visitor.shot(f"loops-390-{scheme}")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    visitor.shot(f"loops-{width}-{scheme}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(OVERLAPS) == []
 
 
