@@ -77,9 +77,9 @@ def audio_markdown(report: dict[str, Any]) -> str:
         f"`{report['command']}`\n",
         f"{signal['origin']}: {signal['values']:,} values at {signal['rate']:,} Hz, "
         f"{signal['values'] / signal['rate']:.1f} s (published: 3,983,918 values at 44,100 Hz), "
-        f"{signal['different']:,} different ones; SHA-256 {signal['sha256'][:16]}. {settings['epochs']} epochs, LSTM of {settings['hidden_size']} "
-        f"units, windows of {settings['window']} steps in up to {settings['lanes']} lanes, state carried; the last "
-        f"{settings['held_out']:.0%} held out.\n",
+        f"{signal['different']:,} different ones; SHA-256 {signal['sha256'][:16]}. {settings['epochs']} epochs, LSTM "
+        f"of {settings['hidden_size']} units, windows of {settings['window']} steps in up to {settings['lanes']} "
+        f"lanes, state carried; the last {settings['held_out']:.0%} held out.\n",
     ]
     rows = [
         [

@@ -190,7 +190,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", type=Path, required=True, help="folder made by prepare_grids.py")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help=f"default: {RECIPE.name}")
     parser.add_argument("--updates", type=int, default=2000, help="of every point, the reference too (default 2000)")
-    parser.add_argument("--betas", type=float, nargs="+", default=[0.005, 0.05, 0.2, 0.5], help="default 0.005 ... 0.5")
+    betas = [0.0005, 0.005, 0.05, 0.2]
+    parser.add_argument("--betas", type=float, nargs="+", default=betas, help="default 0.0005 ... 0.2")
     parser.add_argument("--free-bits", type=float, nargs="+", default=[0, 48], help="default 0 48")
     parser.add_argument("--z-sizes", type=int, nargs="+", default=[], help="latent sizes (default: the preset's)")
     parser.add_argument("--windows", type=int, default=1024, help="held-out windows of the evaluation; 0: all")

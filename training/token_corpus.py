@@ -68,7 +68,7 @@ class TokenCorpus:
         chosen = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
         offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[chosen])])
         ids = np.concatenate([self.song(index) for index in chosen])
-        return TokenCorpus(ids, offsets, [self.names[index] for index in chosen], self.vocabulary)
+        return TokenCorpus(ids, offsets, [self.names[index] for index in chosen.tolist()], self.vocabulary)
 
     def content_hash(self) -> str:
         """Return a SHA-256 over ids and song borders."""

@@ -54,14 +54,21 @@ CSS = """
 .legend i { display: inline-block; width: 10px; height: 10px; margin-right: 4px; border-radius: 2px; }
 #compare-roll .rolls { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
 #player { position: sticky; bottom: 0; z-index: 5; background: var(--body-background-fill); }
-.player { display: block; width: 100%; } .downloads a { display: inline-block; margin: 0 8px 8px 0; padding: 7px 12px;
-  border: 1px solid var(--border-color-primary); border-radius: 6px; text-decoration: none; color: inherit; }
+.player { display: block; width: 100%; color: #222; /* its ground is light in dark pages, too */ }
+.downloads a { display: inline-block; margin: 0 8px 8px 0; padding: 7px 12px; color: inherit;
+  border: 1px solid var(--border-color-primary); border-radius: 6px; text-decoration: none; }
 .tables { overflow-x: auto; }
 :is(#status, #compare-status) .wrap { overflow: visible; }
 :is(#status, #compare-status) .progress-text { transform: none; top: 0; }
 .tables th, .tables td { word-break: normal; overflow-wrap: normal; padding: 4px 6px; font-size: 13px; }
 @media (max-width: 600px) { .tables th, .tables td { padding: 3px 4px; font-size: 11.5px; hyphens: auto; } }
-:root, .dark { --block-info-text-color: var(--body-text-color); }
+:root, .dark { --block-info-text-color: var(--body-text-color); /* all of these: contrast of at least 4.5 */
+  --button-primary-background-fill: #C2410C; --button-primary-background-fill-hover: #9A3412;
+  --button-cancel-background-fill: #B91C1C; --button-cancel-background-fill-hover: #991B1B;
+  --button-primary-text-color: #fff; --button-cancel-text-color: #fff;
+  --body-text-color-subdued: #5F5F68; --input-placeholder-color: #6B6B74; }
+.gradio-container button[role="tab"].selected { color: var(--body-text-color); }
+.dark { --body-text-color-subdued: #B4B4BC; --input-placeholder-color: #A1A1AA; }
 #history input { text-overflow: ellipsis; padding-right: 28px; }
 a:focus-visible, button:focus-visible, .rolls canvas:focus-visible { outline: 3px solid #D55E00; outline-offset: 1px; }
 """

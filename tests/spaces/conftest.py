@@ -175,6 +175,12 @@ class Visitor:
         SHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
 
+    def check_layout(self) -> None:
+        """Nothing is wider than the screen, lies on anything else, or is hard to read (contrast below 4.5 to 1)."""
+        assert self.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        assert self.page.evaluate(OVERLAPS) == []
+        assert self.page.evaluate(FAINT) == []
+
     def drawn(self) -> list[int]:
         """Notes drawn on each roll."""
         return [
@@ -224,6 +230,40 @@ class Visitor:
         with self.page.expect_download() as download:
             link.click()
         return Path(download.value.path()).read_bytes()
+
+
+OVERLAPS = """() => {
+  const parts = '.gradio-container :is(button, input, select), .rolls canvas, #downloads a';
+  const shown = [...document.querySelectorAll(parts)]
+    .filter(e => e.offsetParent && e.getBoundingClientRect().width > 4 && !e.closest('#player, [role=tablist]')
+                 && !['range', 'file', 'radio', 'checkbox'].includes(e.type));
+  const boxes = shown.map(e => [e, e.getBoundingClientRect()]), found = [], say = e => e.outerHTML.slice(0, 80);
+  for (const [a, p] of boxes) for (const [b, q] of boxes)
+    if (a !== b && !a.contains(b) && !b.contains(a) && p.left < q.right - 2 && q.left < p.right - 2
+        && p.top < q.bottom - 2 && q.top < p.bottom - 2) found.push(`${say(a)} | ${say(b)}`);
+  return found;
+}"""
+FAINT = """() => {
+  const pen = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+  const over = (under, colour) => { // what is seen of a colour, which may be translucent
+    pen.fillStyle = `rgb(${under})`; pen.fillRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
+    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const paper = [255, 255, 255], parent = e => e.parentElement ? ground(e.parentElement) : paper;
+  const ground = e => over(parent(e), getComputedStyle(e).backgroundColor);
+  const light = rgb => rgb.map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const found = [];
+  for (const e of document.querySelectorAll('.gradio-container *')) {
+    const text = [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join('') || e.value;
+    if (!text || !e.checkVisibility({ checkOpacity: true, checkVisibilityCSS: true }) || e.closest('footer, :disabled')
+        || ['range', 'file', 'radio', 'checkbox'].includes(e.type)) continue;
+    const back = ground(e), ink = over(back, getComputedStyle(e).color), [a, b] = [light(ink), light(back)];
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < 4.5) found.push(`${contrast.toFixed(2)} ${String(text).slice(0, 30)} ${ink} on ${back}`);
+  }
+  return [...new Set(found)];
+}"""
 
 
 @pytest.fixture

@@ -26,6 +26,11 @@ LONGEST = 300.0  # seconds after which a job counts as lost
 BUSY = ("Queue is full", "people are waiting")
 
 
+def connect(url: str) -> Client:
+    """A client as patient as we are; by itself it gives up a request after five seconds, too few on a busy machine."""
+    return Client(url, verbose=False, httpx_kwargs={"timeout": LONGEST})
+
+
 class Visitor(threading.Thread):
     """One client that goes on until `until`, with the jobs of `choices` in random order."""
 
@@ -42,7 +47,7 @@ class Visitor(threading.Thread):
         self.client: Any = None
 
     def run(self) -> None:
-        self.client = Client(self.url, verbose=False)
+        self.client = connect(self.url)
         while time.monotonic() < self.until:
             name = self.chance.choice(self.choices)
             begun, self.job = time.monotonic(), name
@@ -86,8 +91,12 @@ class Visitor(threading.Thread):
         return self.ask(*arguments, api_name=api_name)[-1]
 
     def leave_after(self, *arguments: Any, api_name: str) -> None:
-        """A visitor who comes, asks, and goes away while the work is being done: by Stop, or by closing the page."""
-        guest = Client(self.url, verbose=False)
+        """A visitor who comes, asks, and goes away while the work is being done: by cancelling, or without a word."""
+        if self.chance.random() < 0.5:
+            with Page(self.url) as page:
+                page.vanish(list(arguments), api_name, self.chance.uniform(0.1, 2))
+            return
+        guest = connect(self.url)
         try:
             job: Job = guest.submit(*arguments, api_name=api_name)
             patience = time.monotonic() + LONGEST
@@ -96,7 +105,7 @@ class Visitor(threading.Thread):
                     raise TimeoutError
                 time.sleep(0.01)
             time.sleep(self.chance.uniform(0.1, 2))
-            if self.chance.random() < 0.5 and job.communicator and job.communicator.event_id:
+            if job.communicator and job.communicator.event_id:
                 job.cancel()
         finally:
             guest.close()
@@ -310,6 +319,22 @@ class Page:
         listener = next(found for found in self.listeners if target in found["targets"] and found["backend_fn"])
         self._send(listener, detail)
 
+    def vanish(self, data: list[Any], api_name: str, after: float) -> None:
+        """Begins a job of a named endpoint and breaks the connection."""
+        number = next(listener["id"] for listener in self.listeners if f"/{listener['api_name']}" == api_name)
+        begun, body = time.monotonic(), {"data": data, "fn_index": number, "session_hash": self.session}
+        self._join(body)
+        with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as stream:
+            for _ in stream.iter_lines():
+                if time.monotonic() - begun > after:
+                    return
+
+    def _join(self, body: dict[str, Any]) -> None:
+        joined = self.http.post("/gradio_api/queue/join", json=body)
+        if joined.status_code in (429, 503):
+            raise RuntimeError(str(joined.json()["detail"]))
+        joined.raise_for_status()
+
     def _send(self, listener: dict[str, Any], detail: Any = None) -> None:
         data = [None if number in self.states else self.values[number] for number in listener["inputs"]]
         body = {"data": data, "fn_index": listener["id"], "session_hash": self.session, "event_data": detail}
@@ -318,14 +343,11 @@ class Page:
             answer.raise_for_status()
             self._take(listener, answer.json()["data"])
             return
-        joined = self.http.post("/gradio_api/queue/join", json=body)
-        if joined.status_code in (429, 503):
-            raise RuntimeError(str(joined.json()["detail"]))
-        joined.raise_for_status()
+        self._join(body)
         last: list[Any] = []
         with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as stream:
             for line in stream.iter_lines():
-                message = json.loads(line[5:]) if line.startswith("data:") else {"msg": ""}
+                message: dict[str, Any] = json.loads(line[5:]) if line.startswith("data:") else {"msg": ""}
                 if message["msg"] == "process_completed":
                     if not message["success"]:
                         raise AppError(message=str(message["output"].get("error")))

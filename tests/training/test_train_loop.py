@@ -465,7 +465,8 @@ def test_killed_and_resumed_equals_uninterrupted(recipe, run_training, logged, f
 @pytest.mark.slow
 def test_two_processes_equal_one(recipe, run_training, logged):
     changes = {"model__config__dropout": 0.0, "train__max_updates": 6, "train__learning_rate": 1e-3}
-    one, two = recipe("one", **changes), recipe("two", **changes)
+    streamed = changes | {"data__streaming": True, "data__stream_songs": 40}  # one pool: the batches in memory
+    one, two = recipe("one", **changes), recipe("two", **streamed)
     assert run_training(one) == 0
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -481,7 +482,7 @@ def test_two_processes_equal_one(recipe, run_training, logged):
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0, atol=2e-4)
     # The checkpoint of two processes serves one, if that is asked for.
-    longer = recipe("two", **changes | {"train__max_updates": 8})
+    longer = recipe("two", **streamed | {"train__max_updates": 8})
     assert run_training(longer, "--resume", "auto") == 2
     assert run_training(longer, "--resume", "auto", "--allow-resharding") == 0
 
