@@ -143,7 +143,7 @@ class CompareTab:
         return [
             f"{state} Seed {comparison.settings['seed']}.",
             self._roll(comparison, index),
-            {"src": data_url(midi)} if midi else None,
+            {"src": data_url(midi), "bars": len(columns[index].bars)} if midi else None,
             gr.update(choices=playable, value=index, visible=bool(playable)),
             gr.update(choices=playable, value=None, visible=comparison.blind and bool(playable)),
             self._table(comparison),
@@ -171,7 +171,8 @@ class CompareTab:
     def _select(self, comparison: Comparison | None, index: int | None):
         if comparison is None or index is None:
             return [gr.skip(), gr.skip()]
-        return [self._roll(comparison, index), {"src": data_url(comparison.columns[index].midi)}]
+        column = comparison.columns[index]
+        return [self._roll(comparison, index), {"src": data_url(column.midi), "bars": len(column.bars)}]
 
     def _prefer(self, comparison: Comparison | None, index: int | None, selected: int | None, votes: list | None):
         """The choice is kept in this browser, and the names are shown."""

@@ -16,24 +16,13 @@ from starlette.staticfiles import StaticFiles
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = ("vendor/Tone.js", "vendor/magenta-core.js", "vendor/midi-player.min.js")  # in this order
-PLAYER = '<midi-player aria-label="Player" class="player"></midi-player>'
-PLAYER_JS = """
-function forgive() { // its bass and each of its drums have one voice: a second note at the same time is an error there
-  const synth = window.core && core.Player && core.Player.prototype;
-  if (!synth || synth.forgiving) return;
-  const play = synth.playNote;
-  synth.forgiving = true;
-  synth.playNote = function (...note) { try { play.apply(this, note); } catch { /* this note is not heard */ } };
-}
-watch("value", () => {
-  forgive();
-  const player = element.querySelector("midi-player"), { src, keep } = props.value || {}, at = player.currentTime;
-  if (keep && player.playing) { // the other version goes on where this one was
-    const goOn = () => { player.currentTime = Math.min(at, player.duration); player.start(); };
-    player.addEventListener("load", goOn, { once: true });
-  }
-  if (src) player.setAttribute("src", src); else player.removeAttribute("src");
-});
+PLAYER = """
+<div class="play">
+  <midi-player aria-label="Player" class="player"></midi-player>
+  <label><input type="checkbox" class="loop"> Loop <span class="what"></span></label>
+  <label>Tempo <input type="range" class="speed" min="50" max="150" step="5" value="100">
+    <span><span class="share"></span><span class="beats"></span></span></label>
+</div>
 """
 ROLL = """
 <div class="zoom" role="group" aria-label="Zoom of the rolls" hidden>
@@ -54,7 +43,11 @@ CSS = """
 .legend i { display: inline-block; width: 10px; height: 10px; margin-right: 4px; border-radius: 2px; }
 #compare-roll .rolls { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
 #player { position: sticky; bottom: 0; z-index: 5; background: var(--body-background-fill); }
-.player { display: block; width: 100%; color: #222; /* its ground is light in dark pages, too */ }
+.play { display: flex; flex-wrap: wrap; gap: 2px 14px; align-items: center; }
+.play label { display: inline-flex; gap: 6px; align-items: center; font-size: 13px; min-height: 26px; }
+.play .speed { width: 110px; accent-color: var(--primary-600, #0072B2); }
+@media (max-width: 600px) { .play .speed { width: 66px; } .play .beats { display: none; } }
+.player { flex: 1 1 300px; width: 100%; margin: 0; color: #222; /* its ground is light in dark pages, too */ }
 .downloads a { display: inline-block; margin: 0 8px 8px 0; padding: 7px 12px; color: inherit;
   border: 1px solid var(--border-color-primary); border-radius: 6px; text-decoration: none; }
 .tables { overflow-x: auto; }
@@ -70,7 +63,7 @@ CSS = """
 .gradio-container button[role="tab"].selected { color: var(--body-text-color); }
 .dark { --body-text-color-subdued: #B4B4BC; --input-placeholder-color: #A1A1AA; }
 #history input { text-overflow: ellipsis; padding-right: 28px; }
-a:focus-visible, button:focus-visible, .rolls canvas:focus-visible { outline: 3px solid #D55E00; outline-offset: 1px; }
+:is(a, button, .play input, .rolls canvas):focus-visible { outline: 3px solid #D55E00; outline-offset: 1px; }
 """
 
 
@@ -89,12 +82,14 @@ class RollView(gr.HTML):
 
 
 class Player(gr.HTML):
-    """html-midi-player; the value is {src, keep}: a data URL, and whether a piece that plays goes on in the new
-    one from the same place. No `sound-font`: that would fetch samples from elsewhere."""
+    """html-midi-player with a loop (the piece, or the bars chosen on its roll) and a tempo of 50 to 150 % of what is
+    written, at the same pitch. The value is {src, bars, keep}: a data URL, the length in bars, and whether a piece that
+    plays goes on in the new one from the same place. No `sound-font`: that would fetch samples from elsewhere."""
 
     def __init__(self, value: Any = None, **kwargs):
         head = "".join(f'<script src="./composer-static/{name}"></script>' for name in SCRIPTS)
-        super().__init__(value=value, html_template=PLAYER, js_on_load=PLAYER_JS, head=head, **kwargs)
+        code = (STATIC / "player.js").read_text(encoding="utf-8")
+        super().__init__(value=value, html_template=PLAYER, js_on_load=code, head=head, **kwargs)
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "object"}

@@ -21,8 +21,9 @@ from composer_serving import MOST_WAITING
 from composer_sessions import Session, Version
 
 REWRITING = (
-    "Choose bars by dragging over the roll or by their numbers. Rewrites from the left; later bars are kept: the model "
-    "reads only the bars before the range. Of four candidates the one that the following bars fit best is taken."
+    "Choose bars by dragging over the roll or by their numbers; a click on a single chosen bar frees it. Rewrites from "
+    "the left; later bars are kept: the model reads only the bars before the range. Of four candidates the one that "
+    "the following bars fit best is taken."
 )
 ON_TYPING = "(first, last) => { window.dispatchEvent(new CustomEvent('bars-typed', {detail: [first, last]})); }"
 LIVE = "() => { const line = document.querySelector('ID'); if (line) line.setAttribute('aria-live', 'polite'); }"
@@ -298,7 +299,7 @@ class _Page:
         choices = [(item.label, number) for number, item in sorted(session.versions.items(), reverse=True)]
         return [
             roll_value(version.bars, 0, version.primer_bars, tempo, index, chosen),
-            {"src": data_url(version.midi[index])},
+            {"src": data_url(version.midi[index]), "bars": len(version.bars[index])},
             gr.update(choices=list(range(1, len(version.midi) + 1)), value=index + 1),
             downloads_html(version, index),
             report_markdown(version, index),

@@ -168,9 +168,9 @@ class Desk:
                 z = self.variant.held(before, z, scene.locked)
         self._do(replace(scene, current=self._decode(z, settings), amounts=amounts), gesture)
 
-    def reset(self, settings: Settings) -> None:
+    def reset(self, settings: Settings, gesture: Any = None) -> None:
         """All sliders that are not locked go back to where they stand for the initial loop."""
-        self._show(self._held(self.scene.initial.z), settings)
+        self._show(self._held(self.scene.initial.z), settings, gesture)
 
     def lock(self, keys: Sequence[str], on: bool) -> None:
         """Locks sliders, or frees them."""

@@ -25,6 +25,7 @@ INSTANT = QUIET | {"queue": False}  # for what is never refused: a refusal outsi
 SOON = QUIET | {"concurrency_id": "soon", "concurrency_limit": 8}
 FOLLOW = INSTANT | {"trigger_mode": "multiple"}  # the scripts send one move at a time
 MODEL = QUIET | {"concurrency_id": "model", "concurrency_limit": 1}
+RESET = "() => { window.dispatchEvent(new CustomEvent('sliders-reset')); }"  # the sliders send it among their moves
 RENDER = QUIET | {"concurrency_id": "render", "concurrency_limit": 2, "show_progress": "minimal"}
 
 
@@ -70,6 +71,7 @@ class Scope:
     program: int
 
 
+ALL = "*"  # the key of a move that puts all sliders back
 SHARED = 9  # visitor, model, mode, count, active, temperature, seed, tempo, program
 
 
@@ -92,7 +94,7 @@ class _Listeners:
         self._on(c.redo.click, lambda scope, event: "Done again." if scope.desk.redo() else "There is nothing to redo.")
         self._on(c.add.click, lambda scope, event: scope.desk.add())
         self._on(c.here.click, lambda scope, event: scope.desk.begin_here())
-        self._on(c.reset.click, lambda scope, event: scope.desk.reset(scope.settings))
+        c.reset.click(None, None, None, js=RESET, **INSTANT)
         self._on(c.clear.click, lambda scope, event: scope.desk.clear())
         self._on(c.new.click, _draw, [c.seed], MODEL)
         self._on(c.interpolate.click, lambda scope, event, *how: scope.desk.interpolate(*how),
@@ -255,7 +257,12 @@ def _move(scope: Scope, event: Any) -> None:
     if not isinstance(event.moves, dict) or not isinstance(event.request_id, int):
         raise RequestError("A move needs the sliders that were moved, and its number.")
     scope.visitor.acknowledged = event.request_id
-    scope.desk.move(event.moves, str(event.gesture), scope.settings)
+    gesture, moves = str(event.gesture), dict(event.moves)
+    if ALL in moves:
+        del moves[ALL]
+        scope.desk.reset(scope.settings, gesture)
+    if moves:
+        scope.desk.move(moves, gesture, scope.settings)
 
 
 def _pad(scope: Scope, event: Any, *corners: str) -> None:

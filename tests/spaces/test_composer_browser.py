@@ -2,13 +2,15 @@
 or path of the server in the page fails a test."""
 
 import io
+import itertools
+import math
 import re
 import time
 import wave
 import xml.etree.ElementTree as ET
 
 import pytest
-from symusic import Score
+from symusic import Note, Score, Tempo, Track
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -218,6 +220,92 @@ def test_versions_are_copied_and_heard_in_turn(visit, make_score):
     assert canvas.bounding_box()["width"] == pytest.approx(2 * before, rel=0.01)
 
 
+def test_the_player_loops_and_changes_its_tempo(visit):
+    """The chosen bars, or else the piece, begin again at their end; the tempo changes while it plays, from the same
+    place and at the same pitch, and not in the file. All of it by keyboard and on a phone."""
+    visitor = visit(390, "dark")
+    page, player = visitor.page, visitor.page.locator("midi-player")
+    score = Score(480)
+    score.tempos.append(Tempo(0, 120))
+    for program, pitches in ((0, range(60, 80)), (33, range(40, 60))):
+        track = Track(program=program)
+        for beat, pitch in enumerate(pitches):
+            track.notes.append(Note(480 * beat, 480, pitch, 80))
+        score.tracks.append(track)
+    visitor.open_file(score.dumps_midi())
+    visitor.version("opened a file")
+    page.wait_for_function("document.querySelector('midi-player').duration > 9")
+    midi = visitor.midi()
+    assert page.locator("#player label").first.inner_text().split() == ["Loop", "the", "piece"]
+    above, loop, tempo = page.eval_on_selector_all(
+        "#player :is(midi-player, label)", "parts => parts.map(part => part.getBoundingClientRect().toJSON())"
+    )
+    assert min(above["left"], loop["left"]) >= 0
+    assert max(above["right"], tempo["right"]) <= 390
+    assert loop["right"] < tempo["left"]
+    assert above["bottom"] <= min(loop["top"], tempo["top"])
+
+    beat = 60 / Score.from_midi(midi).tempos[0].qpm
+
+    def beats(heard: list[dict]) -> list[int]:
+        return [round(note["start"] / beat) for note in heard]
+
+    page.evaluate(LISTEN)
+    visitor.set_number("last", 3)
+    visitor.set_number("first", 2)
+    page.wait_for_function("document.querySelector('#player label').innerText.includes('bars 2–3')")
+    page.locator("#player .loop").focus()
+    page.keyboard.press("Space")
+    page.locator("#player .speed").focus()
+    page.keyboard.press("End")
+    assert page.locator("#player .speed").get_attribute("aria-valuetext") == f"150 %, {90 / beat:.0f} bpm"
+    player.evaluate("player => player.start()")
+    page.wait_for_function("heard.length > 24")
+    fast = page.evaluate("heard")
+    assert beats(fast)[:17:2] == [4, 5, 6, 7, 8, 9, 10, 11, 4], "bars 2 and 3, and again"
+    assert pace_of(fast) == pytest.approx(1.5, rel=0.05)
+
+    page.evaluate("heard.length = 0")
+    page.keyboard.press("Home")
+    page.wait_for_function("heard.length > 12")
+    slow = page.evaluate("heard")
+    steps = {after - before for before, after in itertools.pairwise(beats(slow))}
+    assert steps <= {0, 1, 4 - 11}, "it goes on where it was"
+    assert pace_of(slow[-6:]) == pytest.approx(0.5, rel=0.05)
+    sounds = page.evaluate("sounds")
+    pitches = [69 + 12 * math.log2(sound["hertz"] / 440) for sound in sounds]
+    assert {round(pitch, 3) for pitch in pitches} <= set(range(60, 80)), "the pitches that are written"
+    assert sounds[0]["seconds"] == pytest.approx(beat / 1.5, rel=0.02)
+    assert sounds[-1]["seconds"] == pytest.approx(beat / 0.5, rel=0.02)
+    visitor.check_layout()
+    visitor.shot("composer-player-390-dark")
+
+    page.keyboard.press("End")
+    page.locator("#player .loop").uncheck()
+    page.evaluate("heard.length = 0")
+    page.wait_for_function(f"heard.some(note => note.start > {12.5 * beat})")  # behind the chosen bars
+    player.evaluate("player => player.stop()")
+    canvas = page.locator("#roll canvas").first
+    for _ in range(2):  # the second click frees the bar that the first has chosen
+        canvas.click(position={"x": 60, "y": 60})
+    page.wait_for_function("document.querySelector('#player label').innerText.includes('the piece')")
+    page.locator("#player .loop").check()
+    player.evaluate(f"player => {{ heard.length = 0; player.currentTime = {17.5 * beat}; player.start(); }}")
+    page.wait_for_function("heard.length > 8")
+    assert beats(page.evaluate("heard"))[:8:2] == [18, 19, 0, 1], "to the end, and from the beginning"
+    player.evaluate(f"player => {{ player.currentTime = {5.5 * beat}; heard.length = 0; }}")
+    page.wait_for_function("heard.length > 4")
+    assert beats(page.evaluate("heard"))[:4:2] == [6, 7], "any place can be looked for, also an earlier one"
+    player.evaluate("player => player.stop()")
+    assert visitor.midi() == midi
+
+
+def pace_of(heard: list[dict]) -> float:
+    """Seconds of the written piece for every second of sound, without the places where it turns back."""
+    steps = [(b["start"] - a["start"], b["time"] - a["time"]) for a, b in itertools.pairwise(heard)]
+    return sum(written for written, _ in steps if written > 0) / sum(time for written, time in steps if written > 0)
+
+
 def test_bad_uploads_are_told_and_the_page_goes_on(visit):
     damaged = b"MThd\x00\x00\x00\x06\x00\x01\x00\x02\x01\xe0MTrk\xff\xff\xff\xff" + bytes(range(40))
     visitor = visit()
@@ -359,6 +447,18 @@ WATCH = """() => {
   const note = () => seen.push([canvases().map(c => Number(c.dataset.notes || 0)), status.innerText]);
   const watched = { subtree: true, childList: true, characterData: true, attributeFilter: ['data-notes'] };
   for (const element of [status, document.querySelector('#roll')]) new MutationObserver(note).observe(element, watched);
+}"""
+LISTEN = """() => {
+  window.heard = []; window.sounds = [];
+  const { playNote } = core.Player.prototype, attack = Tone.PolySynth.prototype.triggerAttackRelease;
+  core.Player.prototype.playNote = function (time, note) {
+    heard.push({ start: note.startTime, time });
+    return playNote.call(this, time, note);
+  };
+  Tone.PolySynth.prototype.triggerAttackRelease = function (hertz, seconds, ...rest) {
+    sounds.push({ hertz, seconds });
+    return attack.call(this, hertz, seconds, ...rest);
+  };
 }"""
 FOCUS_SHOWS = """() => {
   const style = getComputedStyle(document.activeElement);

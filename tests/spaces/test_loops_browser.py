@@ -105,6 +105,22 @@ def test_one_slider_moves_one_coordinate(visit, loops_models):
         assert positions(page) == before
         after(page, lambda: page.locator("#undo").click())
         assert positions(page) == moved
+    page.evaluate(
+        """() => {
+          const move = (key, value) => {
+            const input = document.querySelector(`#sliders [data-key="${key}"] input`);
+            input.value = value; input.dispatchEvent(new Event('input', {bubbles: true}));
+          };
+          for (const value of [0.5, 1, 1.75]) move('d2', value);
+          document.querySelector('#reset').click();
+          setTimeout(() => move('d4', 1.25), 0);
+        }"""
+    )
+    page.wait_for_function("Number(document.querySelector('[data-key=d4]').dataset.value) === 1.25")
+    page.wait_for_timeout(500)  # were a move before the reset, or the reset, to come late, it would show
+    assert positions(page) == before | {"d4": 1.25}, "all go back at their turn: after earlier moves, before later ones"
+    while positions(page) != moved:
+        after(page, lambda: page.locator("#undo").click())
     after(page, lambda: page.locator('[data-key="d5"] .lock').click())
     assert page.locator('[data-key="d5"] input').is_disabled()
     after(page, lambda: page.locator("#new").click())

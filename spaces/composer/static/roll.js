@@ -140,10 +140,10 @@ function render() {
     selectable(figure.querySelector("canvas"), holder.children.length - 1);
   }
   showZoom(value.outputs);
-  value.outputs.forEach((output, index) => {
+  value.outputs.forEach((given, index) => {
+    const output = { ...given, playing: index === value.selected }; // a changed value would seem to be a new one
     const [caption, view, keys] = holder.children[index].children, canvas = view.firstChild, text = summary(output);
     const title = output.title || `Output ${index + 1}`;
-    output.playing = index === value.selected;
     output.chosen = chosen && chosen.output === index ? [chosen.first, chosen.last] : null;
     caption.textContent = [`${title}: ${output.caption || text}`, output.caption ? text : ""].filter(Boolean).join(" · ");
     canvas.setAttribute("aria-label", `Piano roll of ${title}: ${text}`);
@@ -152,6 +152,9 @@ function render() {
     canvas.style.height = output.lanes && output.pitched ? "270px" : "";
     draw(canvas, output);
     if (zoom > 1 && playhead >= 0 && output.playing) follow(view, output);
+    if (output.playing && element.offsetParent) { // the player loops over what is chosen of its piece
+      window.dispatchEvent(new CustomEvent("bars-chosen", { detail: output.chosen }));
+    }
   });
 }
 
@@ -180,14 +183,15 @@ function follow(view, output) {
   if (at < view.scrollLeft || at > view.scrollLeft + view.clientWidth - 20) view.scrollLeft = at - left;
 }
 
-// Bars are chosen by dragging over them; the page has number fields for the keyboard.
+// Bars are chosen by dragging over them, and freed by a click on a single chosen one; the page has number fields for the
+// keyboard.
 function selectable(canvas, index) {
   const barAt = (event) => {
     const box = canvas.getBoundingClientRect(), output = props.value.outputs[index];
     const left = leftOf(output), share = (event.clientX - box.left - left) / (box.width - left - 4);
     return Math.min(Math.max(Math.floor(share * barsOf(output)), 0), output.bars.length - 1) + 1;
   };
-  let from = 0;
+  let from = 0, freeing = false;
   const choose = (event) => {
     const to = barAt(event);
     chosen = { output: index, first: Math.min(from, to), last: Math.max(from, to) };
@@ -197,13 +201,18 @@ function selectable(canvas, index) {
   canvas.classList.add("choosing");
   canvas.addEventListener("pointerdown", (event) => {
     if (!props.value.outputs[index].bars.length) return;
-    from = barAt(event); canvas.setPointerCapture(event.pointerId); choose(event);
+    from = barAt(event); canvas.setPointerCapture(event.pointerId);
+    freeing = chosen && chosen.output === index && chosen.first === from && chosen.last === from;
+    choose(event);
   });
   canvas.addEventListener("pointermove", (event) => { if (from) choose(event); });
   canvas.addEventListener("pointercancel", () => { from = 0; });
   canvas.addEventListener("pointerup", (event) => {
     if (!from) return;
-    choose(event); from = 0; trigger("select", { ...chosen, output: index + 1 });
+    choose(event);
+    if (freeing && barAt(event) === from) { chosen = null; render(); }
+    else trigger("select", { ...chosen, output: index + 1 });
+    from = 0;
   });
 }
 

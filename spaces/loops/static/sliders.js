@@ -1,7 +1,8 @@
 // Sliders over z. The server holds the points: a move sends only what the visitor moved and has no answer yet, and the
 // positions that come back are shown as they are, also where they lie outside the range of a slider.
 const holder = element.querySelector(".sliders");
-const pending = new Map(); // key -> {value, number}; the value null puts a slider back
+const pending = new Map(); // key -> {value, number}; the value null puts a slider back, or all of them for the key ALL
+const ALL = "*";
 const rows = new Map(); // key -> elements
 const PATIENCE = 4000; // milliseconds after which an answer counts as lost
 let sentAt = -PATIENCE;
@@ -71,6 +72,14 @@ function build(value) {
     holder.append(cell);
   }
 }
+
+// All sliders go back in order with the moves: after one in flight, before those that follow.
+window.addEventListener("sliders-reset", () => {
+  gesture += 1;
+  pending.clear(); // nobody would see them
+  pending.set(ALL, { value: null, number: ++number });
+  send();
+});
 
 function apply() {
   const value = props.value && JSON.parse(props.value);
