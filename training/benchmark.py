@@ -99,7 +99,6 @@ def measure_decoding(options, processor) -> dict:
     times = {(row["contestant"], row["position"]): row["ms_per_token"] for row in rows}
     first = min(positions, key=lambda position: abs(position - 1000))
     for row in rows:
-        row["times_museformer"] = round(row["ms_per_token"] / times["Museformer", row["position"]], 2)
         row["peer_times"] = round(times[f"{PEER}, dynamic cache", row["position"]] / row["ms_per_token"], 2)
         row["times_first"] = round(row["ms_per_token"] / times[row["contestant"], first], 2)
     trained = MidiGenerator.from_pretrained(options.model, device="cpu").model if lossy else None

@@ -1,8 +1,9 @@
 """Products of one vector per row with a matrix, whose time is that of reading the matrix.
 
-Product        `addmm` with the matrix as [in, out]: any number of rows, any device
+Product          `addmm` with the matrix as [in, out]: any number of rows, any device
 StreamedProduct  one row on a CPU: a weighted sum of the matrix's lines, read once and ahead of use
-Int8Product    matrices in eight bits, one scale per output, which a CPU reads in a fraction of the time
+HalfProduct      the same with the matrix and the states in float16
+Int8Product      matrices in eight bits, one scale per output, which a CPU reads in a fraction of the time
 """
 
 import contextlib
