@@ -15,7 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from partimento.pipelines.cli_loops import LOOP_COMMANDS, LOOP_EXAMPLES, add_loop_commands, run_loop_command
-from partimento.pipelines.cli_output import check_output, numbered, picture_path
+from partimento.pipelines.cli_output import (
+    OUTPUT_HELP,
+    check_output,
+    numbered,
+    picture_option,
+    picture_path,
+    with_picture_option,
+)
 
 DEFAULT_BARS = 16
 DEFAULT_MODEL = "museformer-small"  # not imported: `--help` should not wait for torch
@@ -54,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     wishes.add_argument("--instruments", type=_names, metavar="A,B,...", help=(
         "General MIDI families or programs, such as piano,nylon-guitar,drums; nothing else will sound"))  # fmt: skip
     wishes.add_argument("--without", type=_names, metavar="A,B,...", help="families or programs that may not sound")
-    wishes.add_argument("--tempo", type=float, metavar="BPM", help="beats per minute, 24 to 200 (nearest of 32 steps)")
+    wishes.add_argument("--tempo", type=float, metavar="BPM", help="beats per minute, 24 to 200")
     wishes.add_argument("--key", help="such as A-minor, C-major, F#-minor; the finished piece is moved there")
     wishes.add_argument("--density", type=float, metavar="NOTES", help="notes per bar (the model is told, not forced)")
     wishes.add_argument("--mood", help="a label of the model, where it has any")
@@ -86,10 +93,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
-    output.add_argument("-o", "--output", type=Path, default=Path("partimento.mid"), help=(
-        "MIDI file to write (default partimento.mid); several outputs get _1, _2, ..."))  # fmt: skip
+    output.add_argument("-o", "--output", type=Path, metavar="FILE", help=OUTPUT_HELP)
     output.add_argument("-n", "--outputs", type=int, default=1, metavar="N", help="how many pieces, made as one batch")
-    output.add_argument("--piano-roll", nargs="?", type=Path, const=True, metavar="PNG", help=(
+    output.add_argument("--piano-roll", nargs="?", type=picture_option, const=True, metavar="PNG", help=(
         "also draw each piece (default: beside the MIDI file)"))  # fmt: skip
     output.add_argument("-q", "--quiet", action="store_true", help="print nothing but the written files")
     sampling = parser.add_argument_group("sampling (defaults: the checkpoint's own)")
@@ -116,7 +122,7 @@ def _names(text: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; the exit status is 0, 1 when the request was refused, 130 when stopped before a bar was done."""
-    options = make_parser().parse_args(arguments)
+    options = make_parser().parse_args(with_picture_option(sys.argv[1:] if arguments is None else arguments))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         if options.command == "info":
@@ -142,7 +148,7 @@ def _write(options: argparse.Namespace) -> int:
 
     from partimento.pipelines.generation import MidiGenerator
 
-    check_output(options.output, options.piano_roll)
+    options.output = check_output(options.output, options.piano_roll, options.outputs)
     disable_progress_bar()
     say = (lambda *_: None) if options.quiet else (lambda text: print(text, file=sys.stderr))
     generator = MidiGenerator.from_pretrained(options.model, device=options.device, weights=options.weights)
@@ -243,12 +249,12 @@ def _stop_on_interrupt():
 
 
 def _space(options: argparse.Namespace) -> int:
-    """Runs the `app.py` of a Space folder, which stands beside the packages in a checkout."""
+    """Runs the `app.py` of a Space folder, which stands beside the packages in a checkout and in an installation."""
     import runpy
 
     folder = Path(__file__).resolve().parents[1] / "spaces" / options.name
     if not (folder / "app.py").is_file():
-        raise ValueError(f"the Space {options.name} is not part of the installed package: run this in a checkout")
+        raise ValueError(f"this installation lacks the Space {options.name}: install partimento again")
     if find_spec("gradio") is None:
         raise ValueError("Spaces need gradio: pip install 'partimento[space]'")
     if options.port:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partimento.pipelines.cli_output import check_output, numbered, picture_path
+from partimento.pipelines.cli_output import OUTPUT_HELP, check_output, numbered, picture_option, picture_path
 
 if TYPE_CHECKING:
     from partimento.pipelines.loops import Loop, LoopGenerator
@@ -92,10 +92,9 @@ def _add(commands, name, summary, examples, windows=False, temperature=0.0) -> a
         window.add_argument("--track", metavar="T", help="number, name or instrument of the melody, or all")
         window.add_argument("--any-metre", action="store_true", help="cut every 16 sixteenths, whatever the metre is")
     output = parser.add_argument_group("output")
-    output.add_argument("-o", "--output", type=Path, default=Path("partimento.mid"), help=(
-        "MIDI file to write (default partimento.mid); several get _1, _2, ..."))  # fmt: skip
+    output.add_argument("-o", "--output", type=Path, metavar="FILE", help=OUTPUT_HELP)
     output.add_argument("--tempo", type=float, metavar="BPM", help="default: the file's, or 120")
-    output.add_argument("--piano-roll", nargs="?", type=Path, const=True, metavar="PNG", help=(
+    output.add_argument("--piano-roll", nargs="?", type=picture_option, const=True, metavar="PNG", help=(
         "also draw it (default: beside the MIDI file)"))  # fmt: skip
     output.add_argument("-q", "--quiet", action="store_true", help="print nothing but the written files")
     model = parser.add_argument_group("model")
@@ -113,7 +112,7 @@ def run_loop_command(options: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: the request cannot be met; the message says why.
     """
-    check_output(options.output, options.piano_roll)
+    options.output = check_output(options.output, options.piano_roll, _num_files(options))
     amounts = {
         name: value for option, (name, _) in _ATTRIBUTES.items()
         if (value := getattr(options, option.replace("-", "_"), None)) is not None
@@ -146,6 +145,12 @@ def run_loop_command(options: argparse.Namespace) -> int:
         say(f"seed {loops[0].seed}")
     _write([join_loops(loops)] if joined else loops, options, say)
     return 0
+
+
+def _num_files(options: argparse.Namespace) -> int:
+    if getattr(options, "separate", False):
+        return options.steps
+    return 1 if getattr(options, "join", False) else getattr(options, "outputs", 1)
 
 
 def _read(options: argparse.Namespace, generator: LoopGenerator, say) -> list[Loop]:

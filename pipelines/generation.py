@@ -18,7 +18,7 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from partimento.checkpoints import embedded_checkpoint, list_embedded
 from partimento.modeling import MuseformerCache  # importing it registers the architectures with transformers
-from partimento.pipelines.instruments import EnterInstruments, choose_programs, programs_of
+from partimento.pipelines.instruments import EnterInstruments, choose_programs, parts_to_hear, programs_of
 from partimento.pipelines.keys import semitones_between
 from partimento.pipelines.piano_roll import plot_piano_roll
 from partimento.pipelines.progress import BarMusic, BarProgress, BarStreamer, EndBeforeBar, StopOnEvent
@@ -55,17 +55,19 @@ class GeneratedMidi:
     complete: bool
     """False when the generation was stopped, or ran out of its token budget, before the asked number of bars."""
     processor: MidiProcessor = field(repr=False)
+    exact_tempos: Mapping[int, float] = field(default_factory=dict, repr=False)
+    """The asked tempo, or those of the primer: beats per minute by index of the tempos that the tokens know."""
 
     def save(self, path: str | Path) -> Path:
         """Writes a Standard MIDI File and returns its path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.processor.save_midi(self.ids, path)
+        self.processor.save_midi(self.ids, path, self.exact_tempos)
         return path
 
     def measured(self) -> dict[str, Any]:
         """The conditions as they come out of the notes: tempo, key, instruments, density, bars."""
-        return self.processor.measure_conditions(self.score)
+        return self.processor.measure_conditions(self.score, exact_tempo=True)
 
     def piano_roll(self, path: str | Path | None = None):
         """Draws the piece; see [`plot_piano_roll`][partimento.pipelines.plot_piano_roll]."""
@@ -190,7 +192,7 @@ class MidiGenerator:
             genre, artist, mood: labels the checkpoint knows (`generator.processor`); upper and lower case are the same.
             key: such as "A-minor" or "C-major". The model is told, and the finished piece is transposed from its
                 estimated key to the asked one, or to the relative where major and minor differ.
-            tempo: beats per minute, nearest of 32 values between 24 and 200.
+            tempo: beats per minute, 24 to 200, kept exactly; the model is told the nearest of 32 values.
             instruments: General MIDI families ("piano", "bass", "drums", ...) or programs ("nylon guitar"); nothing
                 else will sound. Each of them will have entered after an eighth of the bars, and is never silent for
                 more than two bars from then on.
@@ -232,7 +234,9 @@ class MidiGenerator:
         if constrain:
             task.key = key
             task.constraints = GenerationConstraints(tempo=tempo, min_bars=bars, max_bars=bars)
-            self._keep_to(task, parts, without, last_prompt_bar=0)
+            if tempo is not None:
+                task.exact_tempos = self.processor.exact_tempo(tempo)
+            self._keep_to(task, instruments or (), parts, without, last_prompt_bar=0)
         return self._run(task, sampling)
 
     def continue_midi(
@@ -299,11 +303,11 @@ class MidiGenerator:
         opening = [processor.bar_token_id]
         read = processor.window(primer, primer_bars - context, context) if context else []
         task = _Task(conditions, bars, [*prefix, *read, *opening], kept=[*prefix, *primer], opening=opening)
-        task.bar_offset = primer_bars - context
+        task.bar_offset, task.exact_tempos = primer_bars - context, piece.exact_tempos
         goes_on = conditions["bars"] > primer_bars + bars
         last = context + bars
         task.constraints = GenerationConstraints(programs, min_bars=last, max_bars=last + goes_on)
-        self._keep_to(task, parts, without, last_prompt_bar=context)
+        self._keep_to(task, instruments or (), parts, without, last_prompt_bar=context)
         if goes_on:
             task.processors.append(EndBeforeBar(processor, last + 1))
         return self._run(task, sampling)
@@ -329,14 +333,19 @@ class MidiGenerator:
         )
 
     def _keep_to(
-        self, task: _Task, parts: Mapping[str, Sequence[int]], without: Sequence[str], last_prompt_bar: int
+        self,
+        task: _Task,
+        instruments: Sequence[str],
+        parts: Mapping[str, Sequence[int]],
+        without: Sequence[str],
+        last_prompt_bar: int,
     ) -> None:
-        """Lets only the programs of `parts` sound, and each part from an eighth of the new bars on."""
+        """Lets only the programs of `parts` sound, and each asked instrument from an eighth of the new bars on."""
         allowed = task.constraints.allowed_programs
         if parts:
             allowed = {program for programs in parts.values() for program in programs}
             deadline = last_prompt_bar + task.bars // 8 + 1
-            task.processors = [EnterInstruments(self.processor, list(parts.values()), deadline, _PATIENCE)]
+            task.processors = [EnterInstruments(self.processor, parts_to_hear(instruments, parts), deadline, _PATIENCE)]
         if without:
             taken = {program for name in without for program in programs_of(name)[1]}
             allowed = set(range(-1, 128) if allowed is None else allowed) - taken
@@ -395,7 +404,7 @@ class MidiGenerator:
         complete = ended and not cut and self.processor.count_bars(new) >= min(task.bars, task.constraints.min_bars)
         return GeneratedMidi(
             ids=ids,
-            score=self.processor.decode(ids),
+            score=self.processor.decode(ids, task.exact_tempos),
             conditions=dict(task.conditions),
             seed=seed,
             num_bars=self.processor.count_bars(ids),
@@ -403,6 +412,7 @@ class MidiGenerator:
             transposed=semitones,
             complete=complete,
             processor=self.processor,
+            exact_tempos=task.exact_tempos,
         )
 
     def _move_to_key(self, ids: list[int], key: str | None) -> tuple[list[int], int]:
@@ -441,6 +451,8 @@ class _Task:
     """The key that the result is brought to."""
     bar_offset: int = 0
     """Bars of the result that stand before the first one of the prompt."""
+    exact_tempos: Mapping[int, float] = field(default_factory=dict)
+    """See `GeneratedMidi.exact_tempos`."""
     constraints: GenerationConstraints = field(default_factory=lambda: GenerationConstraints(max_bars=MAX_BARS))
     processors: list[LogitsProcessor] = field(default_factory=list)
     """Run after the grammar."""

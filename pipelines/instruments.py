@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 
@@ -14,7 +14,7 @@ from partimento.tokenization import FAMILY_PROGRAMS, MidiProcessor
 from partimento.tokenization.conditions import unknown
 from partimento.tokenization.general_midi import PROGRAM_NAMES
 
-__all__ = ["EnterInstruments", "choose_programs", "programs_of", "usual_program"]
+__all__ = ["EnterInstruments", "choose_programs", "parts_to_hear", "programs_of", "usual_program"]
 
 # What the name of a family means by itself: an organ is no harmonica, and strings are bowed.
 _PLAIN = {"piano": range(6), "organ": range(16, 21), "strings": range(40, 44), "reed": range(64, 72)}
@@ -103,6 +103,23 @@ def choose_programs(
             core = [program for program in left if program in _PLAIN.get(family, left)]
             chosen[family] |= set(playing) or {usual_program(core or left, genre)}
     return {family: tuple(sorted(chosen[family])) for family in FAMILY_PROGRAMS if family in chosen}
+
+
+def parts_to_hear(instruments: Sequence[str], chosen: Mapping[str, Sequence[int]]) -> list[tuple[int, ...]]:
+    """The parts of a request that must each sound: a named program is one by itself, so that a violin is no viola; of
+    what else was chosen a family is one.
+
+    Args:
+        instruments: as asked.
+        chosen: the outcome of [`choose_programs`].
+    """
+    alone = {programs[0] for _, programs in map(programs_of, instruments) if len(programs) == 1}
+    parts = []
+    for programs in chosen.values():
+        parts += [(program,) for program in programs if program in alone]
+        if rest := tuple(program for program in programs if program not in alone):
+            parts.append(rest)
+    return parts
 
 
 class EnterInstruments(LogitsProcessor):

@@ -47,7 +47,8 @@ def plot_piano_roll(score: Score, path: str | Path | None = None, title: str | N
     signature = score.time_signatures[0] if len(score.time_signatures) else None
     beats_per_bar = signature.numerator * 4 / signature.denominator if signature else 4
     ticks_per_bar = score.ticks_per_quarter * beats_per_bar
-    num_bars = max(1, -(-score.end() // int(ticks_per_bar)))
+    last_onset = max(int(track.notes.numpy()["time"].max()) for track in (*pitched, *drums))
+    num_bars = int(last_onset // ticks_per_bar) + 1  # as the pieces count; what rings on is cut at the edge
 
     figure = Figure(figsize=(min(40.0, 3 + 0.55 * num_bars), 5.5 if drums and pitched else 4), layout="constrained")
     ratios = [3, 1.3] if pitched and drums else [1]

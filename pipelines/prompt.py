@@ -15,7 +15,8 @@ from partimento.tokenization.general_midi import program_name
 
 __all__ = ["PromptMatch", "PromptReader", "PromptReading"]
 
-_MAX_TEXT = 2000  # characters
+_MAX_TEXT = 5000  # characters
+_FOREIGN_WORDS = 4  # unread words from which on a text may be in another language
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class PromptReader:
         """What `text` asks for.
 
         Raises:
-            ValueError: the text is longer than 2,000 characters.
+            ValueError: the text is longer than 5,000 characters.
         """
         if len(text) > _MAX_TEXT:
             raise ValueError(f"the prompt has {len(text):,} characters; the limit is {_MAX_TEXT:,}")
@@ -105,6 +106,9 @@ class PromptReader:
         findings, reading.unmatched = scan_prompt(text, self.lexicon)
         resolve_findings(reading, findings, self.lexicon)
         reading.unmatched = list(dict.fromkeys(reading.unmatched))
+        unread = sum(len(words.split()) for words in reading.unmatched)
+        if unread >= _FOREIGN_WORDS and unread > len(text.split()) / 2:
+            reading.warnings.append("most of the text was not understood: prompts are read in English and Spanish")
         known = sorted(word for word in self.lexicon.content_words if len(word) > 3)
         for word in reading.unmatched:
             near = difflib.get_close_matches(fold(word), known, n=3, cutoff=0.75) if len(word) > 3 else []

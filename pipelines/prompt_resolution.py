@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from partimento.pipelines.instruments import choose_programs, usual_program
+from partimento.pipelines.instruments import choose_programs, programs_of, usual_program
 from partimento.pipelines.prompt_scan import Finding
 from partimento.pipelines.prompt_tables import Lexicon, fold
 from partimento.tokenization import FAMILY_PROGRAMS
@@ -38,7 +39,7 @@ class _Resolution:
         groups = [finding for finding in self.asked if "genre" in finding.data and finding.slot == "group"]
         for group in groups:
             entry = self.lexicon.content.get(group.data["genre"])
-            if entry:
+            if entry and not self.of("genre"):
                 self.asked.append(Finding("genre", entry.data, group.words))
         for slot in ("genre", "artist", "mood"):
             self.labels(slot)
@@ -119,7 +120,8 @@ class _Resolution:
             for finding in keys:
                 mode = finding.data["mode"] or next((f.data["mode"] for f in (*modes, *moods)), "major")
                 found.append((finding, KEYS[finding.data["tonic"] + 12 * (mode == "minor")]))
-            self.first("key", found)
+            church = keys[0].data["church"]
+            self.first("key", found, f"{church} is taken as {keys[0].data['mode']}" if church else "")
             for finding in modes:
                 if not str(found[0][1]).endswith(finding.data["mode"]):
                     self.reading.contradictions.append(f"key: {keys[0].words!r} is not {finding.words!r}")
@@ -139,7 +141,12 @@ class _Resolution:
 
     def tempo(self) -> None:
         numbers = [f for f in self.of("tempo") if f.exact]
-        words = [f for f in self.of("tempo") if not f.exact]
+        words = [f for f in self.of("tempo") if not f.exact and "bare" not in f.data]
+        bare = [f for f in self.of("tempo") if "bare" in f.data]
+        if numbers or len(bare) > 1:
+            self.reading.unmatched += [f.words for f in bare]
+        else:
+            numbers = [replace(f, exact=True, note="taken as beats per minute") for f in bare]
         tempos = self.processor.vocabulary.tempos
         low, high = float(tempos[0].round()), float(tempos[-1].round())
         found: list[tuple[Finding, object]] = []
@@ -160,7 +167,7 @@ class _Resolution:
                     )
             self.first("tempo", found[: len(numbers)])
         elif words:
-            self.first("tempo", found)
+            self.tempo_words(words, found)
         moods = [f for f in self.open_moods if "tempo" in f.data]
         if moods and not found:
             self.first("tempo", [(moods[0], float(moods[0].data["tempo"]))], "the model has no moods: taken as a tempo")
@@ -170,6 +177,15 @@ class _Resolution:
         if moods and not self.processor.labels("mood"):
             self.reading.warnings.append(f"this model has no moods: {', '.join(f.words for f in moods)}")
         self.reading.unmatched += [f.words for f in self.refused if f.slot in ("tempo", "density", "mood", "group")]
+
+    def tempo_words(self, words: list[Finding], found: list[tuple[Finding, object]]) -> None:
+        """Words that can all be meant, such as "not too fast, not too slow", share a tempo; else the first counts."""
+        low = max(word.data["range"][0] for word in words)
+        high = min(word.data["range"][1] for word in words)
+        if low >= high:
+            return self.first("tempo", found)
+        shared = next((bpm for _, bpm in found if low <= float(str(bpm)) <= high), (low + high) / 2)
+        self.first("tempo", [(word, shared) for word in words])
 
     def density(self) -> None:
         found: list[tuple[Finding, object]] = [(f, f.data["notes_per_bar"]) for f in self.of("density")]
@@ -225,23 +241,20 @@ class _Resolution:
     def group(
         self, group: Finding, named: list[Finding], names: list[str], excluded: set[int], genre: str | None
     ) -> list[str]:
-        """The players of a group when no instrument is named; otherwise only their number is compared."""
-        size = group.data.get("size")
-        if named or not group.data.get("players"):
-            count = len(set(names))
-            if size and count != size:
-                counted = f"{count} instrument{'s' * (count != 1)}" if named else "no instruments"
-                self.reading.warnings.append(f"{group.words!r}: {counted} named")
-            if size or named:
-                self.match(group, "instruments", "as named" if named else "")
-            return []
+        """The players of a group that are to join the named instruments."""
+        size, count = group.data.get("size"), len(set(names))
+        families = {programs_of(name)[0] for name in names}
         players = []
-        for player in group.data["players"]:
+        for player in group.data.get("players", ()):
             entry = self.lexicon.content.get(player)
             name = entry and self.instrument(entry.data, excluded, genre)
-            if name:
+            if name and programs_of(name)[0] not in families and not (named and size and count + len(players) >= size):
                 players.append(name)
-        self.match(group, "instruments", ", ".join(players))
+        if size and (count + len(players) != size if named else not players):
+            counted = f"{count} instrument{'s' * (count != 1)}" if named else "no instruments"
+            self.reading.warnings.append(f"{group.words!r}: {counted} named")
+        if size or named or players:
+            self.match(group, "instruments", ", ".join(players) or ("as named" if named else ""))
         return players
 
 

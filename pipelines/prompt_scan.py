@@ -14,8 +14,12 @@ __all__ = ["Finding", "scan_prompt"]
 _NOTES = dict(zip(("c", "d", "e", "f", "g", "a", "b"), (0, 2, 4, 5, 7, 9, 11)))
 _NOTES |= dict(zip(("do", "re", "mi", "fa", "sol", "la", "si"), (0, 2, 4, 5, 7, 9, 11)))
 _NOTE = re.compile(r"(do|re|mi|fa|sol|la|si|[a-g])([#b]?)(m?)")
+_MODES = {"major", "maj", "mayor", "minor", "min", "menor"}
 _EVERYDAY_NOTES = {"la", "mi", "si", "a"}  # also other words: a key only with a mode, or at the end of a clause
 _LISTING = {"without", "sin", "minus", "except", "excepto", "menos", "salvo", "omit", "avoid", "evita", "evitando"}
+_LISTING |= {"excluding", "exclude", "sans", "ohne", "sem", "senza"}
+_NO_TEMPO_BEFORE = {"los", "the", "anos", "ano", "year", "years", "opus", "op", "numero", "number", "vol"}
+_NO_TEMPO_AFTER = set("/:-–%°'#+")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,10 @@ class _Scan:
 
     def run(self) -> None:
         place = 0
-        readers = (self.idle, self.style, self.number, self.key, self.negation, self.content, self.mode)
+        readers = (
+            self.idle, self.unsupported, self.style, self.duration, self.number, self.key, self.negation, self.content,
+            self.mode,
+        )  # fmt: skip
         while place < len(self.tokens):
             used = next((used for reader in readers if (used := reader(place))), 0)
             if not used:
@@ -61,6 +68,13 @@ class _Scan:
 
     def idle(self, start: int) -> int:
         return self.role("idle", start)
+
+    def unsupported(self, start: int) -> int:
+        """ "half-time", "fade out": nothing that a model can be told."""
+        used = self.role("unsupported", start)
+        if used:
+            self.unmatched.append(self.span(start, start + used))
+        return used
 
     def content(self, start: int) -> int:
         found = self.lexicon.content.find(self.tokens, start)
@@ -91,6 +105,38 @@ class _Scan:
         self.add("artist", {"labels": [], "name": self.span(first, end)}, first, end)
         return end - start
 
+    def duration(self, start: int) -> int:
+        """ "a minute", "half a minute", "2:30", "1 minute 30 seconds", "dos minutos y medio"."""
+        found, place = read_number(self.tokens, start), start
+        if found:
+            value, place = found[0], start + found[1]
+            below = read_number(self.tokens, place + 1) if self.word(place) == ":" else None
+            if below and value < 10 and len(self.word(place + 1)) == 2 and below[0] < 60:
+                place += 2
+                place += self.role("minutes", place)
+                self.add("seconds", {"seconds": 60 * value + below[0]}, start, place, exact=True)
+                return place - start
+            place += self.word(place) in ("of", "de")
+        else:
+            place += self.role("article", place) if self.word(place) in ("a", "an", "un", "one") else 0
+            half = self.role("half", place)
+            value, place = (0.5 if half else 1.0), place + half
+            if place == start:
+                return 0
+        unit = next((name for name in ("seconds", "minutes") if self.role(name, place)), "")
+        if not unit:
+            return 0
+        place += self.role(unit, place)
+        if half := self.role("and_a_half", place):
+            value, place = value + 0.5, place + half
+        seconds = value * (60 if unit == "minutes" else 1)
+        rest = place + self.role("and", place)
+        found = read_number(self.tokens, rest) if unit == "minutes" else None
+        if found and (more := self.role("seconds", rest + found[1])):
+            seconds, place = seconds + found[0], rest + found[1] + more
+        self.add("seconds", {"seconds": seconds}, start, place, exact=True)
+        return place - start
+
     def number(self, start: int) -> int:
         """A number with its unit, or behind "tempo" or "bars"."""
         lead = next((name for name in ("tempo", "bars") if self.role(name, start)), None)
@@ -114,8 +160,11 @@ class _Scan:
             place += self.role(unit, place)
         elif lead == "bars" or (lead == "tempo" and 20 <= value <= 400):
             unit = lead
-        elif start and self.word(start - 1) in ("a", "@") and 40 <= value <= 240:
+        elif start and self.word(start - 1) in ("a", "@", "=") and 40 <= value <= 240:
             unit = "tempo"
+        elif self.stands_alone(start, place, value):
+            self.add("tempo", {"bpm": value if upper is None else (value + upper) / 2, "bare": True}, start, place)
+            return place - start
         else:
             return 0
         value = value if upper is None else (value + upper) / 2
@@ -130,9 +179,18 @@ class _Scan:
         """The second number of a range such as "90-100" or "90 to 100" before a unit."""
         sign = 1 if self.word(place) in ("-", "–") else self.role("to", place)
         found = read_number(self.tokens, place + sign) if sign else None
-        if found and any(self.role(unit, place + sign + found[1]) for unit in ("bpm", "bars", "seconds", "minutes")):
-            return place + sign + found[1], found[0]
+        end = place + sign + found[1] if found else place
+        units = ("bpm", "bars", "seconds", "minutes")
+        if found and (any(self.role(unit, end) for unit in units) or self.stands_alone(place, end, found[0])):
+            return end, found[0]
         return place + (sign if self.word(place) in ("-", "–") else 0), None
+
+    def stands_alone(self, start: int, end: int, value: float) -> bool:
+        """Whether a number without a unit may be a tempo: of that size, at the end of a clause, no decade or opus."""
+        closed = end >= len(self.tokens) or (self.tokens[end].is_sign and self.word(end) not in _NO_TEMPO_AFTER)
+        closed |= self.word(end) in ("with", "con", "in", "en") or bool(self.role("negation", end))
+        before = self.word(start - 1) if start else ""
+        return closed and 40 <= value <= 240 and before not in _NO_TEMPO_BEFORE
 
     def key(self, start: int) -> int:
         """ "in A minor", "Bb", "la menor", "en do": letters of a key alone count only behind "in" or "key of"."""
@@ -148,6 +206,7 @@ class _Scan:
             place += self.role(sign, place)
         mode_start = place + (self.word(place) == "-")
         mode = "minor" if small_m else next((m for m in ("major", "minor") if self.role(m, mode_start)), "")
+        church = self.word(mode_start) if mode and not small_m and self.word(mode_start) not in _MODES else ""
         if mode and not small_m:
             place = mode_start + self.role(mode, mode_start)
         elif not small_m and self.word(place) == "m":
@@ -168,7 +227,8 @@ class _Scan:
         shift = {"#": 1, "b": -1, "": 0}[accidental] + {"sharp": 1, "flat": -1, "": 0}[sign]
         tonic = (_NOTES[note] + shift) % 12
         place += self.role("mode_word", place)
-        self.add("key", {"tonic": tonic, "key": KEYS[tonic + 12 * (mode == "minor")], "mode": mode}, start, place)
+        data = {"tonic": tonic, "key": KEYS[tonic + 12 * (mode == "minor")], "mode": mode, "church": church}
+        self.add("key", data, start, place)
         return place - start
 
     def mode(self, start: int) -> int:
@@ -193,7 +253,10 @@ class _Scan:
         longer = self.lexicon.content.find(self.tokens, start)
         if not used or (longer and longer[1] > used):
             return 0
-        items, links, place = [], [], self.skip(start + used, "article")
+        place = start + used
+        wished = bool(self.role("wish", place))
+        named = place = self.skip(place, "article", "wish", "negation")
+        items, links = [], []
         while place < len(self.tokens) and (found := self.lexicon.content.find(self.tokens, place)):
             if items and found[0].slot != items[0][0].slot:
                 break
@@ -209,17 +272,22 @@ class _Scan:
                 break
             links.append(link)
             place = self.skip(place, "article")
-        if not items:
-            return 0
-        for entry, first, end in items[: self.reach(self.word(start), links[: len(items) - 1]) + 1]:
+        if not items:  # "no melody" is told as one
+            plain = self.word(named) in self.lexicon.filler or self.word(named) not in self.lexicon.known
+            if named >= len(self.tokens) or self.tokens[named].is_sign or read_number(self.tokens, named) or not plain:
+                return 0
+            self.unmatched.append(self.span(start, named + 1))
+            return named + 1 - start
+        for entry, first, end in items[: self.reach(self.word(start), links[: len(items) - 1], wished) + 1]:
             self.add(entry.slot, entry.data, first, end, negated=True, shown=(start if first == items[0][1] else first))
             last = end
         return last - start
 
     @staticmethod
-    def reach(opener: str, links: list[str]) -> int:
-        """How many further items of a list are negated: behind "without" all, behind "no" up to the last "or"."""
-        joining = ("or", "and", ",") if opener in _LISTING else ("or",)
+    def reach(opener: str, links: list[str], wished: bool) -> int:
+        """How many further items of a list are negated: behind "without" all, behind "no" up to the last "or", behind
+        "I don't want" also "and"."""
+        joining = ("or", "and", ",") if opener in _LISTING else ("or", "and") if wished else ("or",)
         return max((index + 1 for index, link in enumerate(links) if link in joining), default=0)
 
     # Helpers
@@ -230,8 +298,8 @@ class _Scan:
     def word(self, place: int) -> str:
         return self.tokens[place].word if place < len(self.tokens) else ""
 
-    def skip(self, place: int, role: str) -> int:
-        while length := self.role(role, place):
+    def skip(self, place: int, *roles: str) -> int:
+        while length := max(self.role(role, place) for role in roles):
             if self.lexicon.content.find(self.tokens, place):
                 break
             place += length

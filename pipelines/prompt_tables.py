@@ -18,7 +18,8 @@ __all__ = ["Entry", "Lexicon", "PhraseTable", "Token", "fold", "nearest_words", 
 
 # Names such as "Rain" or "Crystal" are everyday words: these programs are not read from free text.
 _EVERYDAY_FAMILIES = ("synth-effects", "sound-effects")
-_TOKEN = re.compile(r"\bw/o?(?=\s|$)|\d+(?:[.,]\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)*[#♯♭]?|[^\s\w]|_")
+_DIMINUTIVE = re.compile(r"(\w{3,}?)(c?it|isim)[oa]")
+_TOKEN = re.compile(r"\bw/o?(?=\s|$)|\d0['’]?s\b|\d+(?:[.,]\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)*[#♯♭]?|[^\s\w]|_")
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,15 @@ def phrase(text: str) -> tuple[str, ...]:
 
 
 def forms(word: str) -> list[str]:
-    """A word and what it may be the plural of."""
+    """A word and what it may be the plural, the Spanish diminutive or the superlative of."""
     found = [word]
     if word.endswith("s") and len(word) > 3:
         found.append(word[:-1])
     if word.endswith("es") and len(word) > 4:
         found.append(word[:-2])
+    for one in tuple(found):
+        if match := _DIMINUTIVE.fullmatch(one):  # guitarrita, suavecito, tamborcitos, tristísima
+            found += [match[1], *(match[1] + ending for ending in "aoe")]
     return found
 
 
@@ -97,10 +101,12 @@ class PhraseTable:
     def find(self, tokens: list[Token], start: int) -> tuple[Entry, int] | None:
         """(entry, number of tokens) of the longest phrase that begins at `start`."""
         reach = max((self.longest.get(form, 0) for form in forms(tokens[start].word)), default=0)
+        as_written = tuple(token.word for token in tokens[start : start + reach])
         for length in range(min(reach, len(tokens) - start), 0, -1):
             for words in product(*(forms(token.word) for token in tokens[start : start + length])):
-                if words in self.phrases:
-                    return self.phrases[words], length
+                entry = self.phrases.get(words)
+                if entry and not (entry.data.get("as_written") and words != as_written[:length]):
+                    return entry, length
         return None
 
     def words(self) -> set[str]:
@@ -226,7 +232,7 @@ _TENS = (
 _HUNDREDS = {"hundred": 100, "cien": 100, "ciento": 100, "doscientos": 200, "trescientos": 300}
 NUMBER_WORDS = {word: value for names in _UNITS for value, word in enumerate(names.split())}
 NUMBER_WORDS |= {word: 20 + 10 * index for names in _TENS for index, word in enumerate(names.split())}
-NUMBER_WORDS |= _HUNDREDS | {"veintiun": 21, "dozen": 12, "docena": 12}
+NUMBER_WORDS |= _HUNDREDS | {"veintiun": 21, "dozen": 12, "docena": 12, "couple": 2, "par": 2}
 
 
 def read_number(tokens: list[Token], start: int) -> tuple[float, int] | None:
@@ -234,7 +240,8 @@ def read_number(tokens: list[Token], start: int) -> tuple[float, int] | None:
     if start >= len(tokens):
         return None
     if tokens[start].word[0].isdigit():
-        return float(tokens[start].word.replace(",", ".")), 1
+        digits = tokens[start].word.replace(",", ".")
+        return None if digits.endswith("s") else (float(digits), 1)  # "80s" is a decade
     total, used, index, last = 0, 0, start, 1000
     while index < len(tokens):
         word = tokens[index].word

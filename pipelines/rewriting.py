@@ -71,7 +71,7 @@ def rewrite_bars(
         raise ValueError(f"candidates={candidates} must be at least 1")
     behind = min(look_ahead, original.num_bars - last)
     drawn = generator.continue_midi(
-        original.to_score(),
+        original.to_score(exact_tempos=True),
         bars=last - first + 1,
         after_bar=first - 1,
         total_bars=original.num_bars,
@@ -88,7 +88,7 @@ def rewrite_bars(
     ids = [*prefix, *bodies[chosen], processor.eos_token_id]
     piece = GeneratedMidi(
         ids=ids,
-        score=processor.decode(ids),
+        score=processor.decode(ids, original.exact_tempos),
         conditions=drawn[chosen].conditions,
         seed=drawn[chosen].seed,
         num_bars=processor.count_bars(ids),
@@ -96,6 +96,7 @@ def rewrite_bars(
         transposed=0,
         complete=drawn[chosen].complete,
         processor=processor,
+        exact_tempos=original.exact_tempos,
     )
     return Rewriting(piece, fits, chosen)
 

@@ -4,7 +4,8 @@ Encoding starts from it and decoding ends in it. Without it the tokens would dep
 overlapping notes of one pitch would change their lengths whenever a file is written and read again.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from symusic import Note, Score, Tempo, TimeSignature, TimeUnit, Track
@@ -81,6 +82,7 @@ class Piece:
     tempos: np.ndarray  # index into Vocabulary.tempos
     dropped_programs: tuple[int, ...] = ()
     source: str = "score"  # what messages call it: the path of the file it was read from, or a kind
+    exact_tempos: Mapping[int, float] = field(default_factory=dict)  # bpm as written, by index of Vocabulary.tempos
 
     @property
     def num_notes(self) -> int:
@@ -110,8 +112,15 @@ class Piece:
             metre = Metre(*(getattr(metre, name)[kept] for name in Metre.__dataclass_fields__))
         return replace(self, tempo_ticks=self.tempo_ticks[keep], tempos=self.tempos[keep], metre=metre)
 
-    def to_score(self) -> Score:
-        """The piece as a score: one track per program ascending, drums last."""
+    def bpm(self, exact: bool = False) -> np.ndarray:
+        """Quarters per minute of each tempo change: of the vocabulary, or with `exact` as written where it is known."""
+        steps = self.vocabulary.tempos[self.tempos].astype(np.float64)
+        if exact and self.exact_tempos:
+            steps = np.array([self.exact_tempos.get(int(index), bpm) for index, bpm in zip(self.tempos, steps)])
+        return steps
+
+    def to_score(self, exact_tempos: bool = False) -> Score:
+        """The piece as a score: one track per program ascending, drums last; see `bpm` for `exact_tempos`."""
         vocabulary = self.vocabulary
         score = Score(vocabulary.ticks_per_quarter)
         steps = self.metre.step_ticks[self.metre.segment(self.onsets)]
@@ -127,8 +136,8 @@ class Piece:
             track = Track(name=program_name(-1 if is_drum else rank), program=0 if is_drum else rank, is_drum=is_drum)
             track.notes = Note.from_numpy(**{name: np.ascontiguousarray(c[mine]) for name, c in columns.items()})
             score.tracks.append(track)
-        for tick, index in zip(self.tempo_ticks.tolist(), self.tempos.tolist()):
-            score.tempos.append(Tempo(tick, float(vocabulary.tempos[index])))
+        for tick, bpm in zip(self.tempo_ticks.tolist(), self.bpm(exact_tempos).tolist()):
+            score.tempos.append(Tempo(tick, bpm))
         for tick, index in zip(self.metre.ticks.tolist(), self.metre.indices.tolist()):
             score.time_signatures.append(TimeSignature(tick, *vocabulary.time_signatures[index]))
         return score
@@ -204,7 +213,7 @@ def from_score(score: Score, vocabulary: Vocabulary, path: str = "score") -> Pie
     onsets, steps_per_quarter = quantise(time, division, vocabulary, metre)
     longest = vocabulary.durations[-1]
     steps = np.clip((2 * length * steps_per_quarter + division) // (2 * division), 1, longest)
-    tempo_ticks, tempos = read_tempos(score, vocabulary, metre)
+    tempo_ticks, tempos, exact_tempos = read_tempos(score, vocabulary, metre)
     piece = assemble(
         vocabulary,
         metre,
@@ -217,7 +226,7 @@ def from_score(score: Score, vocabulary: Vocabulary, path: str = "score") -> Pie
         tempos,
         dropped,
     )
-    return replace(piece, source=path)
+    return replace(piece, source=path, exact_tempos=exact_tempos)
 
 
 def names_of_programs(programs: list[int]) -> str:
@@ -264,8 +273,9 @@ def read_metre(score: Score, vocabulary: Vocabulary, last_onset: int, path: str)
     return Metre.from_changes(changes, vocabulary)
 
 
-def read_tempos(score: Score, vocabulary: Vocabulary, metre: Metre) -> tuple[np.ndarray, np.ndarray]:
-    """Tempo changes on the grid: the last one of a tick, without repetitions, the first at tick 0."""
+def read_tempos(score: Score, vocabulary: Vocabulary, metre: Metre) -> tuple[np.ndarray, np.ndarray, dict[int, float]]:
+    """Tempo changes on the grid: the last one of a tick, without repetitions, the first at tick 0. With them the bpm
+    as written of each index; of several that come to the same, the first."""
     columns = score.tempos.numpy()
     time, microseconds = columns["time"].astype(np.int64), columns["mspq"].astype(np.float64)
     legal = time >= 0
@@ -276,7 +286,11 @@ def read_tempos(score: Score, vocabulary: Vocabulary, metre: Metre) -> tuple[np.
     if not len(ticks) or ticks[0] > 0:
         ticks = np.concatenate([[0], ticks])
         tempos = np.concatenate([vocabulary.nearest_tempo([DEFAULT_MICROSECONDS]), tempos])
-    return clean_tempos(ticks, tempos)
+        microseconds = np.concatenate([[DEFAULT_MICROSECONDS], microseconds[order]])
+    else:
+        microseconds = microseconds[order]
+    exact = {int(index): 60e6 / value for index, value in zip(tempos[::-1], microseconds[::-1]) if value > 0}
+    return *clean_tempos(ticks, tempos), exact
 
 
 def clean_tempos(ticks: np.ndarray, tempos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -90,7 +90,7 @@ def mean_tempo(tempo_ticks: np.ndarray, tempos: np.ndarray, end: int) -> float |
     return float(span.sum() / (span / tempos).sum())
 
 
-def measure(piece: Piece) -> dict:
+def measure(piece: Piece, exact_tempo: bool = False) -> dict:
     """The computed slots of a piece: tempo (bpm), instruments (families), density (notes per bar), bars, key."""
     vocabulary = piece.vocabulary
     end = int(piece.metre.bar_start(np.array([piece.num_bars]))[0])
@@ -102,7 +102,7 @@ def measure(piece: Piece) -> dict:
     weights = np.bincount(piece.pitches[pitched] % 12, weights=lengths, minlength=12)
     measured = {
         "key": estimate_key(weights),
-        "tempo": mean_tempo(piece.tempo_ticks, vocabulary.tempos[piece.tempos], end),
+        "tempo": mean_tempo(piece.tempo_ticks, piece.bpm(exact_tempo), end),
         "instruments": [names[index] for index in families],
         "density": piece.num_notes / max(piece.num_bars, 1),
         "bars": piece.num_bars,

@@ -6,6 +6,7 @@ import secrets
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -293,23 +294,32 @@ class MidiProcessor(ProcessorMixin):
 
     # ids -> MIDI
 
-    def decode(self, ids: Ids, **kwargs) -> Score:
-        """Score of token ids: prefix, PAD and all behind EOS are ignored, an incomplete last note is dropped."""
-        return self.decode_piece(ids).to_score()
+    def decode(self, ids: Ids, exact_tempos: Mapping[int, float] | None = None, **kwargs) -> Score:
+        """Score of token ids: prefix, PAD and all behind EOS are ignored, an incomplete last note is dropped.
 
-    def decode_piece(self, ids: Ids) -> Piece:
+        Args:
+            exact_tempos: bpm by index of ``vocabulary.tempos``, written instead of the vocabulary's; see
+                ``exact_tempo`` and ``Piece.exact_tempos``.
+        """
+        return self.decode_piece(ids, exact_tempos).to_score(exact_tempos=True)
+
+    def decode_piece(self, ids: Ids, exact_tempos: Mapping[int, float] | None = None) -> Piece:
         """Like ``decode``, as arrays."""
-        return decode_ids(self.array(ids), self.vocabulary)
+        return replace(decode_ids(self.array(ids), self.vocabulary), exact_tempos=exact_tempos or {})
+
+    def exact_tempo(self, bpm: float) -> dict[int, float]:
+        """``exact_tempos`` of one tempo: the index of the nearest in the vocabulary, and the tempo itself."""
+        return {int(self.vocabulary.nearest_tempo([60e6 / bpm])[0]): float(bpm)}
 
     def batch_decode(self, sequences: Iterable[Ids], **kwargs) -> list[Score]:
         """Scores of several sequences."""
         return [self.decode(ids) for ids in sequences]
 
-    def save_midi(self, ids: Ids, path: str | os.PathLike) -> Path:
+    def save_midi(self, ids: Ids, path: str | os.PathLike, exact_tempos: Mapping[int, float] | None = None) -> Path:
         """Writes the decoded score at 480 ticks per quarter; the file appears complete or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = self.decode(ids).resample(FILE_RESOLUTION).dumps_midi()
+        data = self.decode(ids, exact_tempos).resample(FILE_RESOLUTION).dumps_midi()
         temporary = path.parent / f".{secrets.token_hex(8)}.tmp"  # mkstemp's would be closed to other users
         try:
             with temporary.open("xb") as file:
@@ -336,11 +346,16 @@ class MidiProcessor(ProcessorMixin):
 
     # Conditions
 
-    def measure_conditions(self, score: MidiSource | Piece, genre=None, artist=None, mood=None, key=None) -> dict:
-        """Condition dict of a piece: given metadata plus tempo, instruments, density, bars and, unless given, key."""
+    def measure_conditions(
+        self, score: MidiSource | Piece, genre=None, artist=None, mood=None, key=None, exact_tempo: bool = False
+    ) -> dict:
+        """Condition dict of a piece: given metadata plus tempo, instruments, density, bars and, unless given, key.
+
+        The tempo is that of the tokens, or with `exact_tempo` the written one.
+        """
         piece = score if isinstance(score, Piece) else self.load_piece(score)
         given = {"genre": genre, "artist": artist, "mood": mood, "key": key}
-        return measure(piece) | {name: value for name, value in given.items() if value is not None}
+        return measure(piece, exact_tempo) | {name: value for name, value in given.items() if value is not None}
 
     def condition_ids(self, conditions: Mapping) -> list[int]:
         """Condition ids in slot order.

@@ -2,7 +2,7 @@
 
 Every contestant decodes the same song: sampling runs as usual, a logits processor then leaves the song's next token
 only. The first round's prompt is the song up to the position; later rounds continue the returned cache, so that the
-rounds of all contestants alternate and a busy machine is unfair to nobody.
+rounds of all contestants and positions alternate and a busy machine is unfair to nobody.
 """
 
 import statistics
@@ -116,15 +116,13 @@ def decoding_speed(models: dict[str, PreTrainedModel], song, positions, steps: i
         song: ids `[1, T]`, T at least the last position plus `steps * rounds`.
         positions: tokens before the first one that is timed.
         steps: tokens per round.
-        rounds: at each position, the contestants in turn.
+        rounds: in each, every contestant decodes at every position, so that other programs disturb all alike.
     """
-    rows = []
-    for position in tqdm(positions, desc="decoding", unit="position"):
-        contestants = [Contestant(name, model, song, position, rounds * steps + 8) for name, model in models.items()]
-        for _ in range(rounds):
-            for contestant in contestants:
-                contestant.decode(steps)
-        rows += [contestant.row() for contestant in contestants]
+    room = rounds * steps + 8
+    contestants = [Contestant(name, model, song, p, room) for p in positions for name, model in models.items()]
+    for contestant in tqdm(contestants * rounds, desc="decoding", unit="round"):
+        contestant.decode(steps)
+    rows = [contestant.row() for contestant in contestants]
     return rows
 
 

@@ -167,7 +167,7 @@ class Composer:
             raise RequestError(f"The piece has {primer.num_bars} bars; choose a bar from 0 to {primer.num_bars}.")
         run = Run(int(request["bars"]), int(request["num_outputs"]), primer_bars=end)
         run.bars = [notes_by_bar(primer.to_score(), end) for _ in range(run.outputs)]
-        score = primer.to_score()
+        score = primer.to_score(exact_tempos=True)
         yield from self._watch(run, stop, lambda **how: self.generator.continue_midi(score, **request, **how))
 
     def rewrite(
@@ -182,7 +182,7 @@ class Composer:
         self._check({"bars": last - first + 1, "num_outputs": candidates})
         run = Run(last - first + 1, candidates, kind="Candidate")
         run.bars = [[] for _ in range(candidates)]
-        score = piece.to_score()
+        score = piece.to_score(exact_tempos=True)
 
         def write(**how) -> list[GeneratedMidi]:
             how |= {"candidates": candidates, **request}
@@ -198,12 +198,12 @@ class Composer:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DroppedTracksWarning)
             piece = self.primer(midi)
-        score = piece.to_score()
+        score = piece.to_score(exact_tempos=True)
         names = [program_name(-1 if track.is_drum else track.program) for track in score.tracks]
-        measured = self.processor.measure_conditions(piece) | {"programs": names}
+        measured = self.processor.measure_conditions(piece, exact_tempo=True) | {"programs": names}
         dropped = sum(issubclass(item.category, DroppedTracksWarning) for item in caught)
         facts = (
-            f"{piece.num_bars} bars in 4/4 at {measured['tempo']:.0f} bpm, {piece.num_notes:,} notes: "
+            f"{piece.num_bars} bars in 4/4 at {measured['tempo']:.4g} bpm, {piece.num_notes:,} notes: "
             f"{', '.join(names)}. Times are on a grid of twelfths of a beat."
         )
         facts += " Tracks of programs that the model does not know were left out." if dropped else ""
@@ -218,7 +218,7 @@ class Composer:
             raise RequestError(f"The piece has bars 1 to {piece.num_bars}; choose the first and the last to keep.")
         with _plain_words():
             programs = {program for name in tracks for program in programs_of(name)[1]}
-        score = piece.to_score()
+        score = piece.to_score(exact_tempos=True)
         bar = 4 * score.ticks_per_quarter
         begin, end = bar * (first - 1), bar * last
         part = Score(score.ticks_per_quarter)

@@ -58,8 +58,8 @@ def report_markdown(version: Version, index: int) -> str:
     asked, got = version.request, version.measured[index]
     rows = []
     if "tempo" in asked:
-        near = abs(got["tempo"] - asked["tempo"]) < 5
-        rows.append(("tempo", f"{asked['tempo']:g} bpm", f"{got['tempo']:.0f} bpm", near))
+        near = abs(got["tempo"] - asked["tempo"]) < 1
+        rows.append(("tempo", f"{asked['tempo']:g} bpm", f"{got['tempo']:.4g} bpm", near))
     if "key" in asked:
         rows.append(("key", asked["key"], got.get("key", "drums only"), _key_verdict(asked["key"], got.get("key"))))
     if "instruments" in asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,11 @@ REWRITING = (
     "Choose bars by dragging over the roll or by their numbers; a click on a single chosen bar frees it. Rewrites from "
     "the left; later bars are kept: the model reads only the bars before the range. Of four candidates the one that "
     "the following bars fit best is taken."
+)
+EXAMPLES = (
+    "slow jazz trio with piano, bass and drums, 16 bars",
+    "un vals triste con violín, sin batería, en re menor",
+    "fast ska with guitar, trombone and drums in G major",
 )
 ON_TYPING = "(first, last) => { window.dispatchEvent(new CustomEvent('bars-typed', {detail: [first, last]})); }"
 LIVE = "() => { const line = document.querySelector('ID'); if (line) line.setAttribute('aria-live', 'polite'); }"
@@ -63,18 +69,32 @@ class _Page:
         return page
 
     def _compose(self) -> None:
+        with gr.Row():  # beside each other where there is room for both
+            with gr.Column(scale=2, min_width=340):
+                self._wishes()
+            with gr.Column(scale=3, min_width=340):
+                self._music()
+                self._editing()
+
+    def _wishes(self) -> None:
         self.prompt = gr.Textbox(
             label="What shall it be? (English or Spanish)", lines=2, max_length=2000, elem_id="prompt",
             placeholder="a slow sad jazz trio with piano, bass and drums, 16 bars",
         )  # fmt: skip
         with gr.Row():
-            self.read = gr.Button("Read prompt", elem_id="read")
-            self.generate = gr.Button("Generate", variant="primary", elem_id="generate")
-            self.stop = gr.Button("Stop", variant="stop", elem_id="stop")
+            self.read = gr.Button("Read prompt", elem_id="read", min_width=100)
+            self.generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=2, min_width=120)
+            self.stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=70)
+        with gr.Row(elem_id="examples"):
+            for text in EXAMPLES:
+                example = gr.Button(text, size="sm", min_width=140)
+                example.click(None, None, self.prompt, js=f"() => {json.dumps(text)}", api_visibility="private")
         self.understood = gr.Markdown(elem_id="understood")
         with gr.Accordion("Conditions", open=True):
             self.controls = make_controls(self.composer)
             self.reset = gr.Button("Reset conditions", size="sm")
+
+    def _music(self) -> None:
         self.status = gr.Markdown("Ready.", elem_id="status")
         self.roll = RollView(elem_id="roll", selectable=True)
         self.selected = gr.Radio([1], value=1, label="Output to play, download and edit", elem_id="selected")
@@ -84,6 +104,8 @@ class _Page:
             self.xml = gr.Button("Make MusicXML", size="sm")
         self.made = gr.HTML(elem_id="made", elem_classes="downloads")
         self.report = gr.Markdown(elem_id="report", elem_classes="tables")
+
+    def _editing(self) -> None:
         with gr.Accordion("Edit", open=True):
             gr.Markdown(REWRITING)
             with gr.Row():

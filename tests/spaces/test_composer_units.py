@@ -3,11 +3,12 @@
 import io
 import re
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
 import pytest
-from symusic import Score
+from symusic import Score, Tempo
 
 SPACE = Path(__file__).resolve().parents[2] / "spaces" / "composer"
 if not SPACE.is_dir():
@@ -63,6 +64,23 @@ def test_undo_redo_and_the_twenty_versions():
     assert third.number in session.versions, "pinned"
     assert second.number not in session.versions
     assert session.shown.number == session.made
+
+
+def test_an_opened_file_keeps_its_tempo(composer, make_score):
+    score = make_score(4, num_bars=4)
+    score.tempos = [Tempo(0, 120)]
+    opened = composer.open(score.dumps_midi())
+    assert "at 120 bpm" in opened.facts
+    assert opened.measured["tempo"] == 120
+    for midi in (opened.midi, composer.excerpt(opened.midi, 2, 3).midi):
+        assert [tempo.qpm for tempo in Score.from_midi(midi).tempos] == [120]
+    stop = threading.Event()
+    for runs in (
+        composer.proceed(opened.midi, {"bars": 1, "num_outputs": 1, "seed": 1}, stop),
+        composer.rewrite(opened.midi, 2, 2, {"seed": 1}, threading.Event()),
+    ):
+        (piece,) = list(runs)[-1].pieces
+        assert [tempo.qpm for tempo in piece.score.tempos] == [120]
 
 
 def test_an_excerpt_keeps_the_notes_of_its_bars(composer, make_score):

@@ -15,7 +15,7 @@ TOOLS = {
 
 @pytest.mark.parametrize("space", TOOLS)
 def test_tools_are_listed_and_called(space, serve_space, small_models, loops_models):
-    pytest.importorskip("mcp", reason="MCP needs the mcp extra of gradio: pip install 'gradio[mcp]'")
+    pytest.importorskip("mcp", reason="MCP needs the extra of this name: pip install 'partimento[mcp]'")
     names, tool, arguments, words = TOOLS[space]
     models = small_models if space == "composer" else {"MODEL_ID": loops_models["mel"]}
     with serve_space(space, ENABLE_MCP="1", **models) as (url, _):
@@ -29,9 +29,9 @@ def test_tools_are_listed_and_called(space, serve_space, small_models, loops_mod
 async def ask(url: str, tool: str, arguments: dict):
     """(tools, text of the answer of one of them)"""
     from mcp import ClientSession
-    from mcp.client.streamable_http import streamablehttp_client
+    from mcp.client.streamable_http import streamable_http_client
 
-    async with streamablehttp_client(url) as (read, write, _), ClientSession(read, write) as session:
+    async with streamable_http_client(url) as (read, write, _), ClientSession(read, write) as session:
         await session.initialize()
         listed = (await session.list_tools()).tools
         name = next(found.name for found in listed if found.name.endswith(tool))

@@ -127,6 +127,21 @@ def test_first_tempo_later_than_the_first_note(processor):
     assert tokens_of(processor, score).endswith("Position_24 Tempo_82.2")
 
 
+def test_tempos_as_written(processor):
+    """Tokens hold the nearest of 32 tempos; a piece remembers what was written, the first of those that come to one."""
+    score = score_of((0, 12, 60, 64), (200, 12, 60, 64), tempos=[(0, 120), (48, 123), (96, 300), (144, 120)])
+    piece = processor.load_piece(score)
+    assert [round(bpm, 2) for bpm in piece.bpm()] == [123.91, 200, 123.91]
+    assert [round(bpm, 2) for bpm in piece.bpm(exact=True)] == [120, 300, 120]
+    ids = processor.encode(piece)
+    exact = processor.decode(ids, piece.exact_tempos)
+    assert [(tempo.time, round(tempo.qpm, 2)) for tempo in exact.tempos] == [(0, 120), (96, 300), (144, 120)]
+    assert processor.encode(exact) == ids
+    assert (
+        processor.measure_conditions(exact)["tempo"] != processor.measure_conditions(exact, exact_tempo=True)["tempo"]
+    )
+
+
 def test_overlaps_and_doubled_notes(processor):
     score = score_of((0, 60, 60, 64), (56, 12, 60, 64), (0, 12, 60, 120), (0, 60, 60, 40), (0, 60, 62, 64))
     assert notes_of(processor.load(score)) == [(0, 0, 60, 63, 54), (0, 0, 62, 63, 60), (0, 56, 60, 63, 12)]
