@@ -40,7 +40,7 @@ def read_score(midi: MidiSource) -> tuple[Score, str]:
     """
     path = name_of(midi)
     if isinstance(midi, SCORE_TYPES):
-        return midi, path
+        return _checked(midi, path), path
     if isinstance(midi, (str, os.PathLike)):
         try:
             size = Path(midi).stat().st_size
@@ -58,6 +58,13 @@ def read_score(midi: MidiSource) -> tuple[Score, str]:
         kind = next((name for header, name in KNOWN_HEADERS.items() if data.startswith(header)), "no known format")
         raise NotMidiError(path, f"is not MIDI: starts with {data[:8]!r}, {kind}" if data else "is not MIDI: 0 bytes")
     try:
-        return Score.from_midi(data), path
+        score = Score.from_midi(data)
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
         raise MidiParseError(path, f"cannot be parsed ({str(error).strip()})") from error
+    return _checked(score, path), path
+
+
+def _checked(score: Score, path: str) -> Score:
+    if score.ticks_per_quarter <= 0:
+        raise MidiParseError(path, f"illegal time division of {score.ticks_per_quarter} ticks per quarter")
+    return score

@@ -1,4 +1,5 @@
-"""Turns a training run into a model folder in Hub layout, or a prepared corpus into a dataset folder.
+"""Turns a training run into a model folder in Hub layout, a prepared corpus into a dataset folder, a Space into one that
+starts where partimento is not installed.
 
     python training/export_to_hub.py runs/museformer-small-open/best -o checkpoints/museformer-small \\
         --card training/cards/museformer-small.md \\
@@ -24,6 +25,14 @@ also uploads the finished folder; log in before with `hf auth login` (or set HF_
 does the same with a corpus of prepare_data.py: both configurations, the processor, the counts and the dataset card.
 Songs whose licence does not allow it stay behind, as MIDI and as tokens (from which the MIDI could be made); the card
 says how many of which source. `--include-licence TEXT` takes those along that you may pass on.
+
+    python training/export_to_hub.py spaces/composer -o my-space --push my-name/my-space
+    python training/export_to_hub.py spaces/composer -o my-space --model runs/museformer-small-open/best
+
+writes a Space with the Python of this package beside its app.py and requirements of other people's packages alone:
+`pip install -r my-space/requirements.txt && python my-space/app.py` starts it, here as on Hugging Face. `--model` names
+what it works with: a model folder or embedded checkpoint, which goes along, or a Hub id. Outside a checkout `composer` and
+`loops` are the names of the installed ones: python -m partimento.training.export_to_hub composer -o my-space
 """
 
 import argparse
@@ -42,8 +51,9 @@ from partimento.tokenization import DenseVAEProcessor, MidiProcessor, MusicVAEPr
 from partimento.training.checkpointing import replace_folder
 from partimento.training.corpus_export import export_corpus, is_corpus
 from partimento.training.corpus_writing import stage_lines
-from partimento.training.hub_push import PushError, push
+from partimento.training.hub_push import PushError, RepoType, push
 from partimento.training.run_log import read_log
+from partimento.training.space_export import export_space, is_space
 
 BELONGINGS = ("latent_info.json", "attributes.safetensors", "attributes.json", "attributes.md")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -55,7 +65,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         type=Path,
-        help="folder with config.json, weights and processor (a run's best/ or final/), or a corpus of prepare_data.py",
+        help="folder with config.json, weights and processor (a run's best/ or final/), a corpus of prepare_data.py, or a "
+        "Space (app.py and a README.md with its settings)",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="folder to write; replaced as a whole when complete"
@@ -80,6 +91,13 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="TEXT",
         help="of a corpus: further values of the column `licence` whose songs go along",
+    )
+    parser.add_argument("--model", help="of a Space: the model folder, embedded checkpoint or Hub id that it works with")
+    parser.add_argument(
+        "--checkpoints",
+        nargs="*",
+        metavar="NAME",
+        help="of a Space: the embedded checkpoints that go along (default: those of its checkpoints.txt, else all)",
     )
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to this repository of the Hub")
     parser.add_argument("--private", action="store_true", help="with --push: a repository that is new is private")
@@ -224,9 +242,18 @@ def export_run(options: argparse.Namespace) -> None:
 def main() -> int:
     """Runs the command; returns the exit status."""
     options = make_parser().parse_args()
-    as_dataset = is_corpus(options.source)
+    repo_type: RepoType = "model"
+    own = Path(__file__).resolve().parents[1] / "spaces" / options.source
+    if not options.source.exists() and is_space(own):  # of an installation: `composer` or `loops`
+        options.source = own
     try:
-        if as_dataset:
+        if is_space(options.source):
+            repo_type = "space"
+            export_space(options.source, options.output, options.model, options.checkpoints)
+        elif options.model or options.checkpoints:
+            raise ValueError(f"--model and --checkpoints belong to a Space; {options.source} is none")
+        elif is_corpus(options.source):
+            repo_type = "dataset"
             report = export_corpus(options.source, options.output, include=options.include_licence)
             print("\n".join(stage_lines(report)))
         else:
@@ -236,7 +263,7 @@ def main() -> int:
         for path in files:
             print(f"  {path.stat().st_size:>12,}  {path.relative_to(options.output)}")
         if options.push:
-            print(push(options.output, options.push, "dataset" if as_dataset else "model", options.private))
+            print(push(options.output, options.push, repo_type, options.private))
     except (ValueError, OSError, PushError) as error:
         print(f"export_to_hub.py: {error}", file=sys.stderr)
         return 1

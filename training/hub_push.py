@@ -33,7 +33,9 @@ def push(folder: Path, repo_id: str, repo_type: RepoType = "model", private: boo
         raise PushError(f"not logged in to {constants.ENDPOINT}: run `hf auth login`, or set HF_TOKEN. {later}")
     api = HfApi()
     try:
-        full_id = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
+        sdk = "gradio" if repo_type == "space" else None
+        created = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True, space_sdk=sdk)
+        full_id = created.repo_id
         message = f"Upload {folder.name} with partimento"
         commit = api.upload_folder(folder_path=folder, repo_id=full_id, repo_type=repo_type, commit_message=message)
     except HFValidationError as error:

@@ -19,6 +19,7 @@ from partimento.pipelines import GeneratedMidi
 
 SOUNDFONTS = ("/usr/share/sounds/sf2", "/usr/share/soundfonts")
 NO_WAV = "WAV needs fluidsynth and a soundfont. The .mid download and browser playback still work."
+MAX_SOUND_SECONDS = 600.0  # 106 MB
 _RENDER_SECONDS = 60
 
 
@@ -70,15 +71,30 @@ def can_render() -> bool:
     return shutil.which("fluidsynth") is not None and soundfont() is not None
 
 
+def sounding(midi: bytes) -> tuple[bytes, float]:
+    """The file without what comes after its last note and without tempos of no length, and its seconds: a file of a few
+    bytes can ask for days of silence."""
+    score = Score.from_midi(midi)
+    ends = [int((notes["time"] + notes["duration"]).max()) for track in score.tracks if len(track.notes)
+            for notes in [track.notes.numpy()]]  # fmt: skip
+    score.tempos = [tempo for tempo in score.tempos if tempo.mspq > 0]
+    score = score.clip(0, max(ends, default=0))
+    return score.dumps_midi(), float(score.to("second").end())
+
+
 def render_wav(midi: bytes) -> bytes:
     """Sound of a MIDI file, 44.1 kHz stereo.
 
     Raises:
-        OSError: no fluidsynth or soundfont, or it did not finish within a minute.
+        OSError: no fluidsynth or soundfont, a piece of more than ten minutes, or it did not finish within a minute.
     """
     program, font = shutil.which("fluidsynth"), soundfont()
     if program is None or font is None:
         raise OSError(NO_WAV)
+    midi, seconds = sounding(midi)
+    if not seconds <= MAX_SOUND_SECONDS:
+        most = f"{MAX_SOUND_SECONDS / 60:.0f} minutes"
+        raise OSError(f"The piece lasts {seconds / 60:,.0f} minutes; sound can be made of at most {most}.")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.mid", Path(folder) / "out.wav"
         source.write_bytes(midi)

@@ -7,6 +7,7 @@ import ctypes
 import os
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException, Request
@@ -20,18 +21,21 @@ MOST_WAITING = 16  # jobs in the queue
 MOST_VISITORS = 64  # whose pages are kept; what was used least recently goes
 MANY_WAITING = f"{MOST_WAITING} people are waiting; please retry in a minute."
 TRIM_SECONDS = 15
+MODEL_FILE = Path(__file__).with_name("model_id.txt")  # a Space that was exported with a model of its own has it
 
 
 def prepare() -> None:
-    """Keeps this process offline unless MODEL_ID names a model, and bounds its memory; for the moment before Gradio is
-    imported, which this module does not.
+    """Keeps this process offline unless MODEL_ID names a model that is elsewhere, and bounds its memory; for the moment
+    before Gradio is imported, which this module does not.
 
     Gradio keeps facts of 10,000 events and puts all of them into a table after each event; here they are few. glibc
     keeps eight pools of memory per core; two are enough where threads come and go, and what is free goes back to the
     system.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    if not os.environ.get("MODEL_ID"):
+    if MODEL_FILE.is_file():
+        os.environ.setdefault("MODEL_ID", MODEL_FILE.read_text(encoding="utf-8").strip())
+    if "/" not in os.environ.get("MODEL_ID", ""):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "50")
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")

@@ -4,9 +4,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 FOLDER = Path(__file__).parent
 
@@ -42,3 +45,32 @@ def run_online(hub, stand_in, tmp_path):
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
 
     return run
+
+
+def requirements(name: str) -> set[str]:
+    """A distribution and all that it cannot do without."""
+    names, open_ends = set(), [name]
+    while open_ends:
+        current = canonicalize_name(open_ends.pop())
+        if current not in names:
+            names.add(current)
+            needed = map(Requirement, metadata.requires(current) or [])
+            open_ends += [r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return names
+
+
+@pytest.fixture
+def make_site(tmp_path):
+    """A function of names: what `pip install` of these would make of an empty environment, as links."""
+
+    def make(*names: str) -> Path:
+        folder = tmp_path / "site-packages"
+        folder.mkdir()
+        for name in set().union(*map(requirements, names)):
+            distribution = metadata.distribution(name)
+            for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+                if not (folder / top).exists():
+                    (folder / top).symlink_to(distribution.locate_file(top))
+        return folder
+
+    return make

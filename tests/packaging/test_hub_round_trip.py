@@ -1,12 +1,9 @@
 """What is pushed to a Hub comes back: the commands, the code that travels along, and clear words where it fails."""
 
 import hashlib
-from importlib import metadata
 
 import pytest
 import torch
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from transformers import AutoModelForCausalLM
 
 from partimento.modeling import MuseformerConfig, MuseformerForCausalLM
@@ -41,29 +38,10 @@ torch.save({{**found, "tokens": len(AutoTokenizer.from_pretrained(sys.argv[1]))}
 """
 
 
-def requirements(name: str) -> set[str]:
-    """A distribution and all that it cannot do without."""
-    names, open_ends = set(), [name]
-    while open_ends:
-        current = canonicalize_name(open_ends.pop())
-        if current not in names:
-            names.add(current)
-            needed = map(Requirement, metadata.requires(current) or [])
-            open_ends += [r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return names
-
-
 @pytest.fixture
-def clean_site(tmp_path):
+def clean_site(make_site):
     """What `pip install transformers torch` would make of an empty environment: links to these distributions alone."""
-    folder = tmp_path / "site-packages"
-    folder.mkdir()
-    for name in requirements("transformers") | requirements("torch"):
-        distribution = metadata.distribution(name)
-        for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
-            if not (folder / top).exists():
-                (folder / top).symlink_to(distribution.locate_file(top))
-    return folder
+    return make_site("transformers", "torch")
 
 
 @pytest.fixture

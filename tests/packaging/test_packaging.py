@@ -2,8 +2,10 @@
 
 import ast
 import os
+import socket
 import subprocess
 import sys
+import time
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +17,7 @@ import partimento.modeling
 INSTALLED = Path(partimento.modeling.__file__).parents[1]
 CHECKOUT = Path(__file__).parents[2]
 FOLDERS = {"modeling", "tokenization", "pipelines", "training", "checkpoints"}
+SPACES = ("composer", "loops")
 in_checkout = pytest.mark.skipif(not (CHECKOUT / "modeling").is_dir(), reason="runs outside the checkout")
 
 
@@ -40,7 +43,45 @@ def test_every_package_folder_is_declared():
         for folder in FOLDERS
         for file in (CHECKOUT / folder).rglob("__init__.py")
     }
-    assert declared == found
+    assert declared == found | {"partimento.spaces"}  # folders that are run, not imported
+
+
+@in_checkout
+def test_the_spaces_travel_in_the_wheel_whole():
+    patterns = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    spaces = CHECKOUT / "spaces"
+    packed = {path for pattern in patterns["partimento.spaces"] for path in spaces.glob(pattern) if path.is_file()}
+    for name in SPACES:
+        files = {path for path in (spaces / name).rglob("*") if path.is_file() and path.suffix not in (".pyi", ".pyc")}
+        assert files <= packed
+    assert not [path for path in packed if path.suffix in (".pyi", ".pyc")]
+
+
+@pytest.mark.skipif(not os.environ.get("PARTIMENTO_EXPECT_WHEEL"), reason="tests/spaces does it in a checkout")
+@pytest.mark.parametrize("name", SPACES)
+def test_an_installed_space_starts(name, tmp_path):
+    from gradio_client import Client
+
+    assert (INSTALLED / "spaces" / name / "static" / "roll.js").is_file()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        command = [sys.executable, "-u", "-m", "partimento.pipelines.cli", "space", name, "--port", port]
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 300
+        while process.poll() is None and "To create a public link" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.25)
+        assert process.poll() is None, log.read_text()
+        facts = Client(f"http://127.0.0.1:{port}/", verbose=False).predict(api_name="/describe")
+        assert "museformer-small" in str(facts) or "musicvae-mel-2bar-small" in str(facts)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+    assert "Traceback" not in log.read_text()
 
 
 @in_checkout

@@ -6,8 +6,11 @@
 Each client does in random order what the Space offers, as a program (the named endpoints) and as a page, leaves in the
 middle of long work, and sends damaged files and wrong settings. A job is lost when it neither comes back nor is refused
 in a sentence; an error that is not one of the Space's own sentences counts as foreign. Exits with 1 on a lost job, a
-foreign error, or memory that grew by more than `--growth` between the end of the warm-up (the first fifth of the time)
-and the end: each is the median of a tenth of the time.
+foreign error, or memory that grew by more than `--growth`.
+
+Before the time begins there is a warm-up, which fills what is filled once: as many visitors come as the server keeps
+pages of, and every kind of job is done twice at its largest, so that libraries are imported, models loaded and pools of
+memory as large as they get. What is compared then are the medians of the first and of the last fifth of the time.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from soak_visitors import LONGEST, VISITORS, Visitor
+
+KEPT_VISITORS = 64  # composer_serving.MOST_VISITORS
+WARM_UP_SECONDS = 600
 
 
 def start(space: str, folder: Path) -> tuple[subprocess.Popen, str]:
@@ -90,14 +96,21 @@ def run(space: str, options: argparse.Namespace) -> int:
 
 def soak(space: str, url: str, process: int, options: argparse.Namespace) -> int:
     """0 where nothing was lost and memory stayed flat."""
-    begun = time.monotonic()
-    end = begun + 60 * options.minutes
-    visitors: list[Visitor] = [VISITORS[space](url, number, end) for number in range(options.clients)]
+    arrived = time.monotonic()
+    kinds = list(dict.fromkeys(VISITORS[space].choices))
+    warm_up = collections.deque([*2 * kinds, *KEPT_VISITORS * ["look_in"]])
+    visitors: list[Visitor] = [VISITORS[space](url, number, warm_up) for number in range(options.clients)]
     for visitor in visitors:
         visitor.start()
+    for visitor in visitors:
+        visitor.warm.wait(max(arrived + WARM_UP_SECONDS - time.monotonic(), 0))
+    begun = time.monotonic()
+    end = begun + 60 * options.minutes
+    for visitor in visitors:
+        visitor.begin(end)
     readings: list[tuple[float, float]] = []
     while any(visitor.is_alive() for visitor in visitors) and time.monotonic() < end + LONGEST:
-        time.sleep(min(2, options.minutes))
+        time.sleep(min(1, options.minutes))
         readings.append((time.monotonic(), resident(process)))
     lost = [item for visitor in visitors for item in visitor.lost]
     for number, visitor in enumerate(visitors):
@@ -107,28 +120,34 @@ def soak(space: str, url: str, process: int, options: argparse.Namespace) -> int
     foreign = [item for visitor in visitors for item in visitor.foreign]
     done, refused = (sum((getattr(v, name) for v in visitors), collections.Counter()) for name in ("done", "refused"))
     print(
-        f"{space}: {options.clients} clients, {time.monotonic() - begun:.0f} s: {sum(done.values())} jobs done, ",
-        end="",
+        f"{space}: {options.clients} clients, {begun - arrived:.0f} s of warm-up, {time.monotonic() - begun:.0f} s: "
+        f"{sum(done.values())} jobs done, {sum(refused.values())} refused in a sentence, {len(lost)} lost, "
+        f"{len(foreign)} foreign errors"
     )
-    print(f"  {sum(refused.values())} refused in a sentence, {len(lost)} lost, {len(foreign)} foreign errors")
     print("  done     ", dict(done.most_common()))
     print("  refused  ", dict(refused.most_common()))
-    first, last = growth([(moment, memory) for moment, memory in readings if moment <= end])
-    tenths = (f"{readings[len(readings) * tenth // 10][1]:.0f}" for tenth in range(10))
-    print("  memory    MB every tenth of the time:", *tenths)
-    print(
-        f"            {first:.0f} MB after the warm-up, {last:.0f} MB at the end: {last / first - 1:+.1%}", flush=True
-    )
+    memory = [reading for moment, reading in readings if moment <= end]
+    first, last = growth(memory)
+    tenths = (f"{statistics.median(part):.0f}" for part in split(memory, 10))
+    print("  memory    MB, median of every tenth of the time:", *tenths)
+    print(f"            {first:.0f} MB in the first fifth, {last:.0f} MB in the last: {last / first - 1:+.1%}")
     for item in [*lost, *foreign][:20]:
         print("  !", item)
+    sys.stdout.flush()
     return int(bool(lost or foreign) or last > first * (1 + options.growth))
 
 
-def growth(readings: list[tuple[float, float]]) -> tuple[float, float]:
-    """Memory after the warm-up and at the end: medians of the third and the last tenth of the readings."""
-    tenth = max(len(readings) // 10, 1)
-    after, before_end = readings[2 * tenth : 3 * tenth] or readings, readings[-tenth:]
-    return statistics.median(memory for _, memory in after), statistics.median(memory for _, memory in before_end)
+def split(readings: list[float], parts: int) -> list[list[float]]:
+    """Readings in so many parts of equal length, those that have any."""
+    size = len(readings)
+    cut = [readings[size * part // parts : size * (part + 1) // parts] for part in range(parts)]
+    return [part for part in cut if part]
+
+
+def growth(readings: list[float]) -> tuple[float, float]:
+    """The medians of the first and of the last fifth of the time."""
+    fifths = split(readings, 5)
+    return statistics.median(fifths[0]), statistics.median(fifths[-1])
 
 
 if __name__ == "__main__":

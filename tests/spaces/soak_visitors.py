@@ -31,14 +31,28 @@ def connect(url: str) -> Client:
     return Client(url, verbose=False, httpx_kwargs={"timeout": LONGEST})
 
 
+class Largest(random.Random):
+    """Draws the largest number instead of a random one; choices stay random."""
+
+    def randint(self, low: int, high: int) -> int:
+        return high
+
+    def uniform(self, low: float, high: float) -> float:
+        return high
+
+
 class Visitor(threading.Thread):
-    """One client that goes on until `until`, with the jobs of `choices` in random order."""
+    """One client. First it takes jobs of `warm_up`, at their largest, as long as there are any; then it waits until
+    `begin` is called, and from then on it takes those of `choices` in random order."""
 
     choices: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, url: str, number: int, until: float):
+    def __init__(self, url: str, number: int, warm_up: collections.deque[str]):
         super().__init__(daemon=True)
-        self.url, self.chance, self.until = url, random.Random(number), until
+        self.url, self.number, self.warm_up = url, number, warm_up
+        self.chance: random.Random = Largest(number)
+        self.warm, self.begun = threading.Event(), threading.Event()
+        self.until = 0.0
         self.done: collections.Counter[str] = collections.Counter()
         self.refused: collections.Counter[str] = collections.Counter()
         self.foreign: list[str] = []
@@ -46,28 +60,49 @@ class Visitor(threading.Thread):
         self.job = "connecting"
         self.client: Any = None
 
+    def begin(self, until: float) -> None:
+        """Ends the waiting after the warm-up; the visitor goes on until this moment."""
+        self.until = until
+        self.begun.set()
+
     def run(self) -> None:
         self.client = connect(self.url)
+        with contextlib.suppress(IndexError):
+            while True:
+                self.take(self.warm_up.popleft())
+        self.job = "waiting"
+        self.warm.set()
+        self.begun.wait()
+        self.chance = random.Random(self.number)
+        self.done, self.refused = collections.Counter(), collections.Counter()
         while time.monotonic() < self.until:
-            name = self.chance.choice(self.choices)
-            begun, self.job = time.monotonic(), name
-            try:
-                getattr(self, name)()
-                self.done[name] += 1
-            except AppError as error:
-                text = str(error)
-                self.refused[name] += 1
-                if any(word in text for word in FOREIGN) or not text.strip():
-                    self.foreign.append(f"{name}: {text}")
-            except (Exception, CancelledError) as error:  # whatever else happens to a client is a lost job
-                if any(words in str(error) for words in BUSY):
-                    self.refused[f"{name} (queue full)"] += 1
-                    time.sleep(1)
-                else:
-                    after = time.monotonic() - begun
-                    self.lost.append(f"{name} after {after:.0f} s: {type(error).__name__}: {error}"[:300])
+            self.take(self.chance.choice(self.choices))
         self.job = "leaving"
         self.client.close()
+
+    def take(self, name: str) -> None:
+        """Does one job and notes what came of it."""
+        begun, self.job = time.monotonic(), name
+        try:
+            getattr(self, name)()
+            self.done[name] += 1
+        except AppError as error:
+            text = str(error)
+            self.refused[name] += 1
+            if any(word in text for word in FOREIGN) or not text.strip():
+                self.foreign.append(f"{name}: {text}")
+        except (Exception, CancelledError) as error:  # whatever else happens to a client is a lost job
+            if any(words in str(error) for words in BUSY):
+                self.refused[f"{name} (queue full)"] += 1
+                time.sleep(1)
+            else:
+                after = time.monotonic() - begun
+                self.lost.append(f"{name} after {after:.0f} s: {type(error).__name__}: {error}"[:300])
+
+    def look_in(self) -> None:
+        """A visitor who opens the page and does nothing: the server keeps what it shows."""
+        with Page(self.url) as page:
+            page.call("describe")
 
     def ask(self, *arguments: Any, api_name: str) -> list[Any]:
         """Every value of a job.
@@ -318,6 +353,10 @@ class Page:
         target = [self.names[name], event]
         listener = next(found for found in self.listeners if target in found["targets"] and found["backend_fn"])
         self._send(listener, detail)
+
+    def call(self, api_name: str) -> None:
+        """Calls a named endpoint that takes nothing, as this visitor."""
+        self._send(next(listener for listener in self.listeners if listener["api_name"] == api_name))
 
     def vanish(self, data: list[Any], api_name: str, after: float) -> None:
         """Begins a job of a named endpoint and breaks the connection."""

@@ -250,6 +250,13 @@ def test_the_player_loops_and_changes_its_tempo(visit):
     def beats(heard: list[dict]) -> list[int]:
         return [round(note["start"] / beat) for note in heard]
 
+    def clock(name: str) -> float:
+        """Seconds that the player shows as `current` or `total`."""
+        shown = player.evaluate(f"player => player.shadowRoot.querySelector('.{name}-time').innerText")
+        minutes, seconds = shown.split(":")
+        return 60 * int(minutes) + int(seconds)
+
+    assert clock("total") == pytest.approx(20 * beat, abs=1)
     page.evaluate(LISTEN)
     visitor.set_number("last", 3)
     visitor.set_number("first", 2)
@@ -259,6 +266,7 @@ def test_the_player_loops_and_changes_its_tempo(visit):
     page.locator("#player .speed").focus()
     page.keyboard.press("End")
     assert page.locator("#player .speed").get_attribute("aria-valuetext") == f"150 %, {90 / beat:.0f} bpm"
+    assert clock("total") == pytest.approx(20 * beat / 1.5, abs=1), "as long as the piece lasts at this tempo"
     player.evaluate("player => player.start()")
     page.wait_for_function("heard.length > 24")
     fast = page.evaluate("heard")
@@ -272,6 +280,11 @@ def test_the_player_loops_and_changes_its_tempo(visit):
     steps = {after - before for before, after in itertools.pairwise(beats(slow))}
     assert steps <= {0, 1, 4 - 11}, "it goes on where it was"
     assert pace_of(slow[-6:]) == pytest.approx(0.5, rel=0.05)
+    assert clock("total") == pytest.approx(20 * beat / 0.5, abs=1)
+    player.evaluate("player => { player.stop(); player.currentTime = 8; }")
+    assert clock("current") == 16, "the place is in the time of the clock, too"
+    player.evaluate("player => player.start()")
+    page.wait_for_function(f"heard.length > {len(slow) + 2}")
     sounds = page.evaluate("sounds")
     pitches = [69 + 12 * math.log2(sound["hertz"] / 440) for sound in sounds]
     assert {round(pitch, 3) for pitch in pitches} <= set(range(60, 80)), "the pitches that are written"

@@ -10,6 +10,17 @@ function tempo() { // as written, in quarters a minute
   const [first] = (player.noteSequence && player.noteSequence.tempos) || [];
   return (first && first.qpm) || 120;
 }
+// The times on the page are those of the clock: at half the tempo a piece takes twice as long.
+function clock(seconds) {
+  const whole = Math.floor(seconds / pace() + 0.001), two = (number) => String(number).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  return `${hours ? `${hours}:${two(minutes)}` : minutes}:${two(whole % 60)}`;
+}
+player.displayCurrentTime = function (seconds) {
+  this.currentTimeLabel.textContent = clock(seconds);
+  this.seekBar.setAttribute("aria-valuetext", `Elapsed time: ${clock(seconds)}`);
+};
+
 function looped() { // bars from 1
   const bars = (props.value && props.value.bars) || 1;
   return chosen && chosen[0] <= bars ? [chosen[0], Math.min(chosen[1], bars)] : [1, bars];
@@ -26,8 +37,11 @@ function adapt() {
   synth.start = function (sequence, _, from = 0) {
     const end = ((4 * props.value.bars + 1 / line.PPQ) * 60) / tempo();
     const whole = Object.create(sequence, { totalTime: { value: Math.max(end, sequence.totalTime) } });
+    line.start = () => line; // not before it stands at the right place: a note of the beginning would be heard
     const ended = start.call(this, whole);
+    delete line.start;
     follow(ticks(from));
+    if (line.state !== "started") line.start();
     return ended;
   };
   synth.seekTo = (seconds) => { line.ticks = ticks(seconds); };
@@ -58,6 +72,9 @@ function show() {
   find(".share").textContent = share;
   find(".beats").textContent = beats;
   speed.setAttribute("aria-valuetext", share + beats);
+  if (!player.noteSequence) return;
+  player.displayCurrentTime(player.currentTime);
+  player.totalTimeLabel.textContent = clock(player.duration);
 }
 
 watch("value", () => {
