@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from partimento.pipelines.generation import MidiGenerator
-from partimento.training.benchmark_decoding import LOSSY_WEIGHTS, decoding_speed, lossy_errors, whole_song
+from partimento.training.benchmark_decoding import LOSSY_WEIGHTS, decoding_speed, lossy_errors, stretches, whole_song
 from partimento.training.benchmark_models import BACKENDS, PEER, full_attention_peer, museformer, num_parameters
 from partimento.training.benchmark_music import example_band, long_sequence, tokenisation_speed
 from partimento.training.benchmark_musicvae import musicvae_markdown, musicvae_speed
@@ -32,9 +32,11 @@ from partimento.training.benchmark_training import growth, training_speed
 from partimento.training.reports import library_versions, markdown_table, write_report
 from partimento.training.run_setup import git_commit
 
-SECTIONS = ("training", "decoding", "song", "tokenisation", "musicvae")
+SECTIONS = ("training", "decoding", "batch", "song", "tokenisation", "musicvae")
 TRAINING_LENGTHS = {"cpu": (1024, 2048, 4096, 8192, 16384, 32768), "cuda": (1024, 4096, 16384, 32768, 65536, 100_000)}
 DECODING_POSITIONS = (500, 1000, 2000, 4000, 8000, 16000)
+SONGS_AT_ONCE = {"cpu": 8, "cuda": 64}
+BATCH_POSITION = 1000
 QUICK = {"lengths": (1024, 2048), "positions": (500, 1000), "steps": 8, "song": 300, "files": 5, "musicvae": 3}
 MEASURED = "contestant"
 
@@ -110,6 +112,20 @@ def measure_decoding(options, processor) -> dict:
         "first": first,
         "rows": rows,
     }
+
+
+def measure_batch(options, processor) -> dict:
+    """Batch section: tokens per second of several different songs at once."""
+    steps, number = QUICK["steps"] if options.quick else options.steps, SONGS_AT_ONCE[options.device]
+    position = QUICK["positions"][0] if options.quick else BATCH_POSITION
+    length = position + steps * options.rounds + 1
+    song = long_sequence(processor, options.corpus, 8 * length)
+    songs = stretches(song, processor.bos_token_id, processor.bar_token_id, number, length).to(options.device)
+    model = museformer(options.decoding_preset, processor).eval().to(options.device)
+    peer = full_attention_peer(model.config).eval().to(options.device)
+    models = {"Museformer": model, f"{PEER}, dynamic cache": peer, f"{PEER}, static cache": peer}
+    rows = decoding_speed(models, songs, [position], steps, options.rounds)
+    return {"preset": options.decoding_preset, "songs": number, "position": position, "rows": rows}
 
 
 def measure_tokenisation(options, processor) -> dict:
@@ -194,6 +210,13 @@ def as_markdown(report: dict) -> str:
                 f"{error['divergence']:.1e} nats, loss {error['loss_change']:+.1e} nats, the likeliest token is the "
                 f"same in {error['same_likeliest']:.2%}.\n"
             )
+    if batch := report.get("batch"):
+        parts.append(
+            f"{batch['songs']} songs at once, `{batch['preset']}`, from position {batch['position']:,}, through "
+            "`generate`.\n"
+        )
+        rows = [[row[MEASURED], f"{row['ms_per_token']:.2f}", f"{row['tokens_per_second']:,}"] for row in batch["rows"]]
+        parts.append(markdown_table([MEASURED, "ms per step", "tokens per second"], rows))
     if song := report.get("song"):
         parts.append(
             f"A song of {song['tokens']:,} tokens ({song['bars']} bars) with `{report['model']}`, sampled with the "
@@ -230,6 +253,8 @@ def main() -> int:
     }
     if "decoding" in options.sections:
         report["decoding"] = measure_decoding(options, processor)
+    if "batch" in options.sections:
+        report["batch"] = measure_batch(options, processor)
     if "song" in options.sections:
         generator.model.to(options.device)
         report["song"] = whole_song(generator, QUICK["song"] if options.quick else 10_000)

@@ -22,15 +22,14 @@ LOSSY_WEIGHTS = ("half", "int8")
 
 
 class FollowSong(LogitsProcessor):
-    """Leaves the next token of `song` `[1, T]` only."""
+    """Leaves the next token of `song` `[B, T]` only."""
 
     def __init__(self, song: torch.Tensor):
         self.song = song
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         hidden = torch.full_like(scores, float("-inf"))
-        hidden[:, self.song[0, input_ids.shape[1]]] = 0.0
-        return hidden
+        return hidden.scatter_(1, self.song[:, input_ids.shape[1], None], 0.0)
 
 
 class TokenClock(BaseStreamer):
@@ -61,7 +60,7 @@ def cache_bytes(cache: Cache) -> int:
 
 
 class Contestant:
-    """One model with one kind of cache at one position."""
+    """One model with one kind of cache at one position of one song or of several, `[B, T]`."""
 
     def __init__(self, name: str, model: PreTrainedModel, song: torch.Tensor, position: int, room: int):
         self.name, self.model, self.song, self.position, self.length = name, model, song, position, position
@@ -102,7 +101,9 @@ class Contestant:
         return {
             "contestant": self.name,
             "position": self.position,
+            "songs": len(self.song),
             "ms_per_token": round(min(self.times), 3),
+            "tokens_per_second": round(1000 * len(self.song) / min(self.times)),
             "median_ms_per_token": round(statistics.median(self.times), 3),
             "cache_bytes": cache_bytes(self.cache),
         }
@@ -113,7 +114,8 @@ def decoding_speed(models: dict[str, PreTrainedModel], song, positions, steps: i
     """Milliseconds per token of all `models` (name to model) at each position.
 
     Args:
-        song: ids `[1, T]`, T at least the last position plus `steps * rounds`.
+        song: ids `[B, T]`, T at least the last position plus `steps * rounds`; with several songs a time is that of a
+            step, which writes one token of each.
         positions: tokens before the first one that is timed.
         steps: tokens per round.
         rounds: in each, every contestant decodes at every position, so that other programs disturb all alike.
@@ -124,6 +126,13 @@ def decoding_speed(models: dict[str, PreTrainedModel], song, positions, steps: i
         contestant.decode(steps)
     rows = [contestant.row() for contestant in contestants]
     return rows
+
+
+def stretches(song: list[int], bos: int, bar: int, number: int, length: int) -> torch.Tensor:
+    """`number` stretches of a long song, each from a bar line on and behind BOS: `[number, length]`."""
+    starts = [place for place, token in enumerate(song) if token == bar and place + length <= len(song) + 1]
+    chosen = [starts[len(starts) * i // number] for i in range(number)]
+    return torch.tensor([[bos, *song[start : start + length - 1]] for start in chosen])
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
-from composer_api import add_endpoints
+from composer_api import add_endpoints, refusals
 from composer_compare import Comparer
 from composer_compare_ui import CompareTab
 from composer_components import Player, RollView, Shelf
@@ -78,7 +78,7 @@ class _Page:
 
     def _wishes(self) -> None:
         self.prompt = gr.Textbox(
-            label="What shall it be? (English or Spanish)", lines=2, max_length=2000, elem_id="prompt",
+            label="What shall it be? (English or Spanish)", lines=2, max_length=5000, elem_id="prompt",
             placeholder="a slow sad jazz trio with piano, bass and drums, 16 bars",
         )  # fmt: skip
         with gr.Row():
@@ -177,7 +177,7 @@ class _Page:
     # Generation
 
     def _read(self, prompt: str, origins: dict):
-        with told():
+        with refusals():
             return read_prompt(self.composer, prompt, origins)
 
     def _generate(self, request: gr.Request, prompt, read_text, origins, session, *values):
@@ -226,7 +226,7 @@ class _Page:
                 model=version.model, seconds=run.seconds, complete=True, primer_bars=0, **kept,
             )  # fmt: skip
             view = self._view(session, index + 1, chosen=(first, last))
-            yield [session, self._done(session.shown, index), *view]
+            yield [session, run.note + self._done(session.shown, index), *view]
 
     def _settled(self, session: Session, selected: int, steps: Iterator[list[Any]]) -> Iterator[list[Any]]:
         """The steps of a run. Where it is refused on the way, the page shows what it showed before, and says why."""
@@ -242,7 +242,7 @@ class _Page:
         for run in runs:
             if run.pieces:
                 self._keep(session, run, action, prompt, asked)
-                yield [session, self._done(session.shown, 0), *self._view(session, 1)]
+                yield [session, run.note + self._done(session.shown, 0), *self._view(session, 1)]
                 return
             written = sum(map(len, run.bars))
             roll = self._roll(run, asked) if written > drawn else gr.skip()
@@ -265,20 +265,20 @@ class _Page:
         if not any(piece.score.note_num() for piece in run.pieces):
             raise RequestError("Stopped before the first bar was finished; nothing was kept.")
         session.add(
-            action=action, prompt=prompt, request=asked, seed=run.pieces[0].seed, model=self.composer.generator.name,
+            action=action, prompt=prompt, request=asked, seed=run.pieces[0].seed, model=run.model,
             midi=[midi_bytes(piece) for piece in run.pieces], bars=run.bars,
             measured=[measured_facts(piece) for piece in run.pieces], seconds=run.seconds, complete=not run.stopped,
             primer_bars=run.primer_bars, transposed=[piece.transposed for piece in run.pieces],
         )  # fmt: skip
 
     def _open(self, session: Session, data: bytes | None):
-        with told():
+        with refusals():
             return self._opened(session, self.composer.open(data or b""), "opened a file")
 
     def _excerpt(self, session: Session, selected, first, last, tracks):
         version, index = self._place(session, selected, "cut")
         first, last = int(first or 0), int(last or 0)
-        with told():
+        with refusals():
             opened = self.composer.excerpt(version.midi[index], first, last, tracks or ())
             return self._opened(session, opened, f"bars {first} to {last} kept")
 
@@ -295,7 +295,7 @@ class _Page:
         counts = [f"{run.kind} {n + 1}: bar {run.written(n)} of {run.total}" for n in range(run.outputs)]
         done = sum(run.written(n) for n in range(run.outputs))
         left = f", about {run.seconds / done * (run.total * run.outputs - done):.0f} s left" if done else ""
-        return f"{' · '.join(counts)} · {run.seconds:.0f} s{left}"
+        return f"{run.note}{' · '.join(counts)} · {run.seconds:.0f} s{left}"
 
     def _done(self, version: Version, index: int) -> str:
         state = "Done" if version.complete else "Stopped; the finished bars are kept"
@@ -396,15 +396,3 @@ class _Page:
         path = self.shelf.put(name, kind, data)
         link = f'<a download="{html.escape(name)}" href="{path}">Download .{ending} (output {index + 1})</a>'
         return f"{made or ''} {link}".strip()
-
-
-class told:  # noqa: N801 - a context manager, used like a function
-    """Shows a refused request to the visitor instead of a traceback."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> bool:
-        if isinstance(error, RequestError):
-            raise gr.Error(str(error), print_exception=False) from None
-        return False

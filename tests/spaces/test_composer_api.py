@@ -116,7 +116,7 @@ def test_regenerate_bars_and_export(client, make_score):
         ("/generate", ("", {"bars": "x"}), "bars must be a whole number"),
         ("/continue_midi", ("hello", {}), "base64"),
         ("/continue_midi", (base64.b64encode(b"hello").decode(), {}), "could not be read as MIDI"),
-        ("/parse_prompt", ("a" * 3000,), "limit is 2,000"),
+        ("/parse_prompt", ("a" * 6000,), "limit is 5,000"),
         ("/generate", ("", [1]), "must be an object"),
         ("/generate", ("", {"seed": 1.5}), "seed must be a whole number"),
         ("/generate", ("", {"temperature": "hot"}), "temperature must be a number"),
