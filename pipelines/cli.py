@@ -54,8 +54,9 @@ def make_parser() -> argparse.ArgumentParser:
     generate = commands.add_parser(
         "generate", help="write a new piece from a text or from genre, instruments, tempo, ..."
     )
-    generate.add_argument("text", nargs="?", metavar="TEXT", help=(
-        "what to write, in English or Spanish; what is understood is printed, and options go before it"))  # fmt: skip
+    generate.add_argument("text", nargs="*", metavar="TEXT", help=(
+        "what to write, in English or Spanish; what is understood is printed, and an option counts more than the text"
+    ))  # fmt: skip
     wishes = generate.add_argument_group("what to write (every part is optional)")
     wishes.add_argument("--genre", help="a label of the model: `partimento info museformer-small` lists them")
     wishes.add_argument("--instruments", type=_names, metavar="A,B,...", help=(
@@ -70,7 +71,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_sampling(generate)
 
     proceed = commands.add_parser("continue", help="write more bars after a MIDI file")
-    proceed.add_argument("midi", type=Path, help="the beginning, a .mid file in 4/4")
+    proceed.add_argument("midi", type=Path, metavar="FILE", help=(
+        "the beginning, a .mid file in 4/4; its tracks are kept as they are, with the new bars behind"))  # fmt: skip
     proceed.add_argument("--without", type=_names, metavar="A,B,...", help="families or programs that may not sound")
     proceed.add_argument("--bars", type=int, default=8, help="how many bars to add (default 8)")
     proceed.add_argument("--genre", help="genre of the continuation")
@@ -124,14 +126,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; the exit status is 0, 1 when the request was refused, 130 when stopped before a bar was done."""
     options = make_parser().parse_args(with_picture_option(sys.argv[1:] if arguments is None else arguments))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # no line for every attempt to reach the Hub
+    commands = {"info": _info, "space": _space, **dict.fromkeys(LOOP_COMMANDS, run_loop_command)}
     try:
-        if options.command == "info":
-            return _info(options)
-        if options.command == "space":
-            return _space(options)
-        if options.command in LOOP_COMMANDS:
-            return run_loop_command(options)
-        return _write(options)
+        status = commands.get(options.command, _write)(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `partimento info song.mid | head -1`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, ImportError) as error:
         print(f"partimento {options.command}: {error}", file=sys.stderr)
         return 1
@@ -143,7 +146,7 @@ def _write(options: argparse.Namespace) -> int:
     if options.outputs < 1:
         raise ValueError(f"-n {options.outputs}: choose at least 1 output")
     if options.command == "continue" and not options.midi.is_file():
-        raise ValueError(f"{options.midi}: there is no such file")
+        raise ValueError(f"{options.midi}: {'this is a folder' if options.midi.is_dir() else 'there is no such file'}")
     from transformers.utils.logging import disable_progress_bar
 
     from partimento.pipelines.generation import MidiGenerator
@@ -168,7 +171,7 @@ def _write(options: argparse.Namespace) -> int:
     for number, piece in enumerate(pieces, 1):
         path = numbered(options.output, number, len(pieces))
         if piece.score.note_num():
-            piece.save(path)
+            piece.save(path, onto=options.midi if options.command == "continue" else None)
             finished.append((number, path, piece))
         else:
             say(f"{path}: not written, no bar was finished")
@@ -187,10 +190,10 @@ def _wishes(options: argparse.Namespace, generator, say) -> dict:
     slots = ("genre", "artist", "mood", "key", "tempo", "density", "bars", "instruments", "without")
     given = {slot: value for slot in slots if (value := getattr(options, slot, None)) is not None}
     wishes: dict = {"bars": DEFAULT_BARS}
-    if getattr(options, "text", None):
+    if text := " ".join(getattr(options, "text", ())):  # without quotes the shell makes words of it
         from partimento.pipelines.prompt import PromptReader
 
-        reading = PromptReader(generator.processor).read(options.text)
+        reading = PromptReader(generator.processor).read(text)
         for line in reading.explain() or ["nothing of the text was understood"]:
             say(line)
         wishes |= reading.request()
@@ -202,12 +205,16 @@ def _wishes(options: argparse.Namespace, generator, say) -> dict:
 
 
 def _summary(piece) -> str:
+    from partimento.pipelines.keys import semitones_between
+    from partimento.tokenization.conditions import parse_key
     from partimento.tokenization.general_midi import program_name
 
     names = [program_name(-1 if t.is_drum else t.program) for t in piece.score.tracks if len(t.notes)]
     measured = piece.measured()
     facts = [f"{piece.num_bars} bars", f"{piece.score.note_num()} notes", f"{measured['tempo']:.0f} bpm"]
-    facts += [measured["key"]] if "key" in measured else []  # drums have none
+    if key := measured.get("key"):  # drums have none
+        asked = parse_key(piece.conditions.get("key", key))
+        facts += [key if key == asked or semitones_between(key, asked) else f"{key} (the relative of {asked})"]
     return f"{', '.join(facts)}: {', '.join(names)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,6 +120,8 @@ def run_loop_command(options: argparse.Namespace) -> int:
     }  # fmt: skip
     if options.command == "attribute" and not amounts:
         raise ValueError(f"nothing to change: give at least one of --{', --'.join(_ATTRIBUTES)}")
+    if not all(map(math.isfinite, amounts.values())):
+        raise ValueError("the amount of an attribute must be a number, such as 1 or -0.5")
     from transformers.utils.logging import disable_progress_bar
 
     from partimento.pipelines.loops import LoopGenerator, join_loops

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 from transformers.utils.hub import cached_file
 
 from partimento.modeling.musicvae.modeling_musicvae import ATTRIBUTES_FILE
-from partimento.pipelines.generation import resolve_model
+from partimento.pipelines.generation import read_config, resolve_model
 from partimento.pipelines.latent_info import LatentInfo
 from partimento.tokenization import FAMILY_PROGRAMS, EmptyMidiError, MidiError, MidiProcessor, MusicVAEProcessor
 from partimento.tokenization.general_midi import program_name
@@ -65,7 +65,7 @@ def describe_model(name: str) -> dict[str, Any]:
         ValueError: `name` is no model.
     """
     source = resolve_model(name)
-    config = AutoConfig.from_pretrained(source)
+    config = read_config(name)
     if config.model_type == "musicvae":
         return _describe_musicvae(name, source, config)
     processor = MidiProcessor.from_pretrained(source)

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from partimento.checkpoints import embedded_checkpoint, list_embedded
 from partimento.modeling import MuseformerCache  # importing it registers the architectures with transformers
+from partimento.pipelines.devices import usable_device
 from partimento.pipelines.instruments import EnterInstruments, choose_programs, parts_to_hear, programs_of
 from partimento.pipelines.keys import semitones_between
 from partimento.pipelines.piano_roll import plot_piano_roll
 from partimento.pipelines.progress import BarMusic, BarProgress, BarStreamer, EndBeforeBar, StopOnEvent
+from partimento.pipelines.splicing import save_onto
 from partimento.pipelines.threads import one_thread
 from partimento.tokenization import GenerationConstraints, GrammarLogitsProcessor, MidiProcessor
 
@@ -32,6 +35,7 @@ __all__ = ["DEFAULT_MODEL", "GeneratedMidi", "MidiGenerator", "resolve_model"]
 
 DEFAULT_MODEL = "museformer-small"
 MAX_BARS = 256
+_LATEST_ENTRY = 8  # bars that a long piece may begin without an asked instrument
 _PATIENCE = 2  # bars after which an asked instrument that has fallen silent plays again
 _TOKENS_PER_BAR = 512  # room for a very dense bar; the budget of a request is this times its bars
 
@@ -58,8 +62,16 @@ class GeneratedMidi:
     exact_tempos: Mapping[int, float] = field(default_factory=dict, repr=False)
     """The asked tempo, or those of the primer: beats per minute by index of the tempos that the tokens know."""
 
-    def save(self, path: str | Path) -> Path:
-        """Writes a Standard MIDI File and returns its path."""
+    def save(self, path: str | Path, *, onto: str | Path | None = None) -> Path:
+        """Writes a Standard MIDI File and returns its path.
+
+        Args:
+            onto: the file of which the piece is a continuation. Its notes, tracks, names, controllers and resolution
+                are written as they are, and the new bars behind them. None writes all bars on the grid of the
+                tokenizer, one track per program.
+        """
+        if onto is not None:
+            return save_onto(self.processor, onto, self.score, Path(path))
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.processor.save_midi(self.ids, path, self.exact_tempos)
@@ -96,6 +108,25 @@ def resolve_model(name: str | Path) -> str:
         f"{name}: not a model folder, not a Hub id (owner/model) and not an embedded checkpoint "
         f"({', '.join(list_embedded()) or 'none installed'})"
     )
+
+
+def read_config(name: str | Path, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of the model `name`, see [`resolve_model`].
+
+    Raises:
+        ValueError: `name` is no model.
+        OSError: it is a Hub id, and the Hub has no such model or cannot be reached.
+    """
+    source = resolve_model(name)
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision)
+    except OSError as error:
+        if Path(source).is_dir():
+            raise
+        raise OSError(
+            f"{name}: neither a folder here nor found on the Hub ({str(error).splitlines()[0].rstrip('.')}); "
+            f"embedded, without a network: {', '.join(list_embedded()) or 'none installed'}"
+        ) from error
 
 
 class MidiGenerator:
@@ -140,13 +171,17 @@ class MidiGenerator:
                 not quite the same; see [`MuseformerCache`][partimento.modeling.MuseformerCache].
 
         Raises:
-            ValueError: `name` is no model, or `weights` are not for this model or device.
+            ValueError: `name` is no model, there is no such device, or `weights` are not for this model or device.
         """
         source = resolve_model(name)
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        config = AutoConfig.from_pretrained(source, revision=revision)
-        dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+        device = usable_device(device)
+        config = read_config(name, revision)
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise ValueError(
+                f"{name}: is a {config.model_type}, which writes no pieces; choose a model such as {DEFAULT_MODEL}"
+                + (f", or let it write loops: partimento sample --model {name}" * (config.model_type == "musicvae"))
+            )
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, revision=revision).to(device)
         processor = MidiProcessor.from_pretrained(source, revision=revision)
         return cls(model, processor, str(name), weights)
@@ -194,8 +229,8 @@ class MidiGenerator:
                 estimated key to the asked one, or to the relative where major and minor differ.
             tempo: beats per minute, 24 to 200, kept exactly; the model is told the nearest of 32 values.
             instruments: General MIDI families ("piano", "bass", "drums", ...) or programs ("nylon guitar"); nothing
-                else will sound. Each of them will have entered after an eighth of the bars, and is never silent for
-                more than two bars from then on.
+                else will sound. Each of them will have entered after an eighth of the bars, eight at most, and is never
+                silent for more than two bars from then on; programs of one family each count for themselves.
             without: families or programs that may not sound.
             one_program: a family plays with one program: the one that is usual in the training songs of the genre.
                 False lets all programs of the asked families sound.
@@ -344,7 +379,7 @@ class MidiGenerator:
         allowed = task.constraints.allowed_programs
         if parts:
             allowed = {program for programs in parts.values() for program in programs}
-            deadline = last_prompt_bar + task.bars // 8 + 1
+            deadline = last_prompt_bar + min(task.bars // 8, _LATEST_ENTRY) + 1
             task.processors = [EnterInstruments(self.processor, parts_to_hear(instruments, parts), deadline, _PATIENCE)]
         if without:
             taken = {program for name in without for program in programs_of(name)[1]}

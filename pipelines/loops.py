@@ -14,11 +14,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from symusic.core import ScoreTick
-from transformers import AutoConfig
 
 from partimento.modeling import MusicVAEConfig, MusicVAEModel
 from partimento.modeling.musicvae.latent_musicvae import vary
-from partimento.pipelines.generation import resolve_model
+from partimento.pipelines.generation import read_config, resolve_model
 from partimento.pipelines.latent_info import LatentInfo
 from partimento.pipelines.loop_reading import DEFAULT_TEMPO, read_window
 from partimento.pipelines.piano_roll import plot_piano_roll
@@ -152,7 +151,7 @@ class LoopGenerator:
             ValueError: `name` is no model, or no MusicVAE.
         """
         source = resolve_model(name)
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = read_config(name, revision)
         if not isinstance(config, MusicVAEConfig):
             raise ValueError(
                 f"{name}: is a {config.model_type}, and loops need a musicvae model, such as {DEFAULT_LOOP_MODEL}"

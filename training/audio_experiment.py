@@ -214,10 +214,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--synthesiser", choices=("auto", "fluidsynth", "numpy"), default="auto", help="for --midi")
     parser.add_argument("--rate", type=int, default=11_025, help="Hz of the rendered MIDI file (default 11,025)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of the signal that are used (default 20; 0: all)")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument(
+        "--forms", nargs="+", choices=FORMS, default=list(FORMS), help="which of the models (default: all three)"
+    )
     parser.add_argument("--epochs", type=int, default=30, help="published: 30")
     parser.add_argument("--values", type=int, default=20_000, help="values to generate (default 20,000)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and windows (default 0)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of runs, sounds and report")
     return parser
 

@@ -189,11 +189,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clip", nargs="+", default=["none", "5"], metavar="NORM", help="gradient norms to clip at, or none"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run of each model per seed (default 0 1 2)"
+    )
     parser.add_argument("--steps", type=int, default=3000, help="updates of a run; 500,000 were published")
-    parser.add_argument("--hidden-size", type=int, default=100)
+    parser.add_argument("--hidden-size", type=int, default=100, help="units of a cell (default 100)")
     parser.add_argument("--window", type=int, default=50, help="symbols per update")
-    parser.add_argument("--learning-rate", type=float, default=0.01)
+    parser.add_argument("--learning-rate", type=float, default=0.01, help="of Adam (default 0.01)")
     parser.add_argument("--sample-symbols", type=int, default=1000, help="of a sample; 5,000 were published")
     parser.add_argument(
         "--phrases",

@@ -64,7 +64,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--model", help="model folder, embedded checkpoint or Hub id; without it only the n-gram model is evaluated"
     )
     parser.add_argument("--corpus", type=Path, required=True, help="folder written by prepare_data.py")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        choices=SPLITS,
+        default=list(SPLITS),
+        help="of the corpus; training songs show the gap (default: all)",
+    )
     parser.add_argument("--ngram", type=int, default=5, metavar="ORDER", help="order of the n-gram model; 0: none")
     parser.add_argument(
         "--ngram-tokens", type=int, metavar="N",
@@ -173,7 +179,10 @@ def check_vocabulary(processor: MidiProcessor, corpus: Path, splits: list[str], 
         hashes[str(model)] = MidiProcessor.from_pretrained(model).vocab_hash
     different = {place: value for place, value in hashes.items() if value not in (None, processor.vocab_hash)}
     if different:
-        raise ValueError(f"vocabulary {processor.vocab_hash} of {corpus}/processor differs from that of {different}")
+        raise ValueError(
+            f"vocabulary {processor.vocab_hash} of {corpus}/processor differs from that of {different}; a corpus for a "
+            "model that was trained on another one is made by prepare_data.py --processor FOLDER_OF_THE_MODEL"
+        )
 
 
 def choose_songs(corpus: Path, splits: list[str], max_songs: int | None, seed: int) -> dict[str, list[Song]]:

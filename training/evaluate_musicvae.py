@@ -277,7 +277,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows", type=int, default=2048, help="windows spread over the split; 0: all")
     parser.add_argument("--min-onsets", type=int, default=3, help="fewest onsets of each track")
     parser.add_argument("--max-dropped-share", type=float, default=0.2, help="of a melodic track's notes")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
 
 
@@ -301,7 +301,12 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_options(parser)
-    parser.add_argument("--split", default="validation", choices=("train", "validation", "test"))
+    parser.add_argument(
+        "--split",
+        default="validation",
+        choices=("train", "validation", "test"),
+        help="songs that are measured; take test once, at the end (default validation)",
+    )
     parser.add_argument("--keep-training-windows", action="store_true", help="also windows that occur in training")
     parser.add_argument("--importance-samples", type=int, default=0, help="K of the importance-weighted bound")
     parser.add_argument("--write-latent-info", action="store_true", help="write latent_info.json into the model folder")

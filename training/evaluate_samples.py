@@ -71,7 +71,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--bars", type=int, default=16, help="bars of each sample (default 16)")
     parser.add_argument("--seed", type=int, default=0, help="of the requests and of the sampler (default 0)")
     parser.add_argument("--key-share", type=float, default=0.5, help="share of requests that ask for a key")
-    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=list(MODES),
+        default=list(MODES),
+        help="constrained: what is asked is forced; conditions_only: the model is only told (default: both)",
+    )
     parser.add_argument("--temperature", type=float, default=1.0, help="of the sampler (default 1)")
     parser.add_argument("--top-k", type=int, default=0, help="likeliest tokens kept; 0 keeps all (default)")
     parser.add_argument("--top-p", type=float, default=0.95, help="probability kept (default 0.95)")
@@ -188,7 +194,10 @@ def check_vocabulary(processor: MidiProcessor, corpus: Path, model: str) -> None
     """Refuse a corpus of other tokens: no copy would ever be found."""
     stored = corpus_vocab_hash(corpus, "train")
     if stored not in (None, processor.vocab_hash):
-        raise ValueError(f"{corpus} has the vocabulary {stored}, {model} has {processor.vocab_hash}")
+        raise ValueError(
+            f"{corpus} has the vocabulary {stored}, {model} has {processor.vocab_hash}; a corpus for a model that was "
+            "trained on another one is made by prepare_data.py --processor FOLDER_OF_THE_MODEL"
+        )
 
 
 def is_music(sample: CheckedSample) -> bool:

@@ -1,5 +1,5 @@
-"""Turns a training run into a model folder in Hub layout, a prepared corpus into a dataset folder, a Space into one that
-starts where partimento is not installed.
+"""Turns a training run into a model folder in Hub layout, a prepared corpus into a dataset folder, and a Space into a
+folder that starts where partimento is not installed.
 
     python training/export_to_hub.py runs/museformer-small-open/best -o checkpoints/museformer-small \\
         --card training/cards/museformer-small.md \\
@@ -31,8 +31,8 @@ says how many of which source. `--include-licence TEXT` takes those along that y
 
 writes a Space with the Python of this package beside its app.py and requirements of other people's packages alone:
 `pip install -r my-space/requirements.txt && python my-space/app.py` starts it, here as on Hugging Face. `--model` names
-what it works with: a model folder or embedded checkpoint, which goes along, or a Hub id. Outside a checkout `composer` and
-`loops` are the names of the installed ones: python -m partimento.training.export_to_hub composer -o my-space
+what it works with: a model folder or embedded checkpoint, which goes along, or a Hub id. Outside a checkout `composer`
+and `loops` are the names of the installed ones: python -m partimento.training.export_to_hub composer -o my-space
 """
 
 import argparse
@@ -65,8 +65,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         type=Path,
-        help="folder with config.json, weights and processor (a run's best/ or final/), a corpus of prepare_data.py, or a "
-        "Space (app.py and a README.md with its settings)",
+        help="folder with config.json, weights and processor (a run's best/ or final/), a corpus of prepare_data.py, "
+        "or a Space (app.py and a README.md with its settings)",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="folder to write; replaced as a whole when complete"
@@ -92,7 +92,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="of a corpus: further values of the column `licence` whose songs go along",
     )
-    parser.add_argument("--model", help="of a Space: the model folder, embedded checkpoint or Hub id that it works with")
+    parser.add_argument(
+        "--model", help="of a Space: the model folder, embedded checkpoint or Hub id that it works with"
+    )
     parser.add_argument(
         "--checkpoints",
         nargs="*",
@@ -260,8 +262,12 @@ def main() -> int:
             export_run(options)
         files = sorted(path for path in options.output.rglob("*") if path.is_file())
         print(f"{options.output}: {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")
+        package = [path for path in files if path.is_relative_to(options.output / "partimento")]
         for path in files:
-            print(f"  {path.stat().st_size:>12,}  {path.relative_to(options.output)}")
+            if path not in package:
+                print(f"  {path.stat().st_size:>12,}  {path.relative_to(options.output)}")
+        if package:
+            print(f"  {sum(path.stat().st_size for path in package):>12,}  partimento/ ({len(package)} files)")
         if options.push:
             print(push(options.output, options.push, repo_type, options.private))
     except (ValueError, OSError, PushError) as error:

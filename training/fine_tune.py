@@ -57,7 +57,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--base-corpus", type=Path, help="a prepared corpus to measure what is forgotten")
     parser.add_argument("--max-songs", type=int, default=100, help="songs per split in the measures (default 100)")
     parser.add_argument("--workers", type=int, default=1, help="processes that read MIDI files")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the splits, the order of the songs and the sampler (default 0)"
+    )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="GROUP.KEY=VALUE", dest="overrides",
         help="changes to the recipe, as in train.py",

@@ -99,10 +99,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", default="recurrent-lstm-small", help="folder or embedded checkpoint of a recurrent model"
     )
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    parser.add_argument(
+        "--split", default="test", choices=("train", "validation", "test"), help="songs that are read (default test)"
+    )
     parser.add_argument("--lags", type=int, default=512, help="steps back (default 512)")
     parser.add_argument("--rows", type=int, default=32, help="places of songs (default 32)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of places (default 0)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON report; .md and .png go beside it")
     return parser
 

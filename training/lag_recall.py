@@ -175,7 +175,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--bars", action="store_true", help="a bar for every symbol")
     parser.add_argument("--lags", nargs="+", type=int, default=[8, 32, 128], help="numbers of distractors")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run of each cell and lag per seed (default 0 1 2)"
+    )
     parser.add_argument("--updates", type=int, default=3000, help="at most so many for each run")
     parser.add_argument("--forget-bias", nargs="+", type=float, default=[1.0, 3.0], help="of LSTM cells")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON report; Markdown goes beside it")

@@ -178,16 +178,18 @@ def add_model_options(parser: argparse.ArgumentParser, latent_size: int) -> None
     group.add_argument("--model", metavar="FOLDER", help="a trained model (folder or Hub id) in place of a new one")
     group.add_argument("--latent-size", type=int, default=latent_size, metavar="J", help=f"default {latent_size}")
     group.add_argument("--hidden-sizes", type=int, nargs="*", default=[500, 500], metavar="N", help="default 500 500")
-    group.add_argument("--epochs", type=int, default=50)
-    group.add_argument("--batch-size", type=int, default=100)
-    group.add_argument("--learning-rate", type=float, default=1e-3)
+    group.add_argument("--epochs", type=int, default=50, help="passes over the training items (default 50)")
+    group.add_argument("--batch-size", type=int, default=100, help="items of an update (default 100)")
+    group.add_argument("--learning-rate", type=float, default=1e-3, help="of the optimiser (default 0.001)")
     group.add_argument("--beta", type=float, default=1.0, help="weight of the KL in the loss; never in the figures")
     group.add_argument("--free-bits", type=float, default=0.0, help="KL of an item that costs nothing, in bits")
     group.add_argument("--num-samples", type=int, default=1, help="draws of z per item and update")
     group.add_argument(
         "--likelihood", choices=("", "bernoulli", "categorical", "gaussian"), default="", help="default: what fits"
     )
-    group.add_argument("--bias-init", choices=("zeros", "thesis"), default="zeros")
+    group.add_argument(
+        "--bias-init", choices=("zeros", "thesis"), default="zeros", help="zeros (default), or thesis: N(0, 1 / units)"
+    )
     group.add_argument("--seeds", type=int, nargs="+", default=[0], help="default 0; sweep_latent and classify: 0 1 2")
     group.add_argument("--save-every", type=int, default=10, metavar="EPOCHS", help="how often a run is saved")
 
@@ -220,7 +222,9 @@ def make_parser() -> argparse.ArgumentParser:
     classifier.add_argument("--classifier-learning-rate", type=float, default=0.1, help="of plain SGD; default 0.1")
     classifier.set_defaults(seeds=[0, 1, 2])
     scatter = add(commands.plot_latent, latent_size=2)
-    scatter.add_argument("--split", choices=SPLITS, default="validation")
+    scatter.add_argument(
+        "--split", choices=SPLITS, default="validation", help="items that are drawn; default validation"
+    )
     manifold = add(commands.plot_manifold, latent_size=2)
     manifold.add_argument("--size", type=int, default=20, help="codes per side; default 20")
     manifold.add_argument(
@@ -241,15 +245,15 @@ def make_parser() -> argparse.ArgumentParser:
     missing.add_argument("--passes", type=int, default=20, help="of encoding and decoding; default 20")
     missing.add_argument("--steps", type=int, default=200, help="of the optimiser; default 200")
     gap = add(commands.inference_gap)
-    gap.add_argument("--split", choices=SPLITS, default="test")
+    gap.add_argument("--split", choices=SPLITS, default="test", help="items that are measured; default test")
     gap.add_argument("--items", type=int, default=200, help="default 200")
     gap.add_argument("--importance-samples", type=int, default=500, metavar="K", help="default 500")
     gap.add_argument("--steps", type=int, default=300, help="of the optimiser; default 300")
     page = add(commands.explore)
     page.add_argument("--split", choices=SPLITS, default="validation", help="of the items to start from")
     page.add_argument("--sliders", type=int, default=12, help="dimensions that get one, the liveliest first")
-    page.add_argument("--host", default="127.0.0.1")
-    page.add_argument("--port", type=int, default=7860)
+    page.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    page.add_argument("--port", type=int, default=7860, help="of the page (default 7860)")
     return parser
 
 

@@ -54,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--set", nargs="+", action="extend", default=[], metavar="GROUP.KEY=VALUE", dest="overrides",
         help="changes to the recipe, as in train.py",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and crops (default 0)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs and the report")
     return parser
 

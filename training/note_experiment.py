@@ -102,8 +102,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, default=500, help="tokens of a melody (default 500)")
     parser.add_argument("--correlate", type=int, default=10, help="melodies that are correlated (default 10; 0: none)")
     parser.add_argument("--feedback", choices=("sample", "soft"), default="sample", help="what is read next")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-every", type=int, default=25, metavar="EPOCHS")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and order (default 0)")
+    parser.add_argument(
+        "--save-every", type=int, default=25, metavar="EPOCHS", help="how often a run is saved (default 25)"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of runs and report")
     return parser
 

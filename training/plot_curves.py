@@ -80,8 +80,8 @@ def smooth(values: np.ndarray) -> np.ndarray:
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw one log."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("log", type=Path)
-    parser.add_argument("-o", "--output", type=Path, default=Path("curves.png"))
+    parser.add_argument("log", type=Path, help="log.jsonl of a run of train.py")
+    parser.add_argument("-o", "--output", type=Path, default=Path("curves.png"), help="picture (default curves.png)")
     options = parser.parse_args(argv)
     try:
         plot_curves(options.log, options.output)

@@ -134,7 +134,8 @@ def make_parser() -> argparse.ArgumentParser:
     label("--min-genre-count", type=int, help="songs that make a genre a token")
     label("--min-artist-count", type=int, help="songs that make an artist a token")
     label("--min-mood-count", type=int, help="songs that make a mood a token")
-    label("--processor", type=Path, default=None, help="folder of a processor whose vocabulary is kept")
+    label("--processor", type=Path, default=None, help=(
+        "folder of a model or processor whose vocabulary is kept, to evaluate or train on that model"))  # fmt: skip
     label("--match-scores", type=Path, default=None, help="Lakh's match_scores.json")
     label("--min-match-score", type=float, default=0.0, help="candidates below are dropped")
     for source in GENRE_SOURCES:

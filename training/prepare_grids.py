@@ -109,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--midi", type=Path, nargs="+", default=[], metavar="FOLDER", help="further MIDI files")
     parser.add_argument("--only", default="", metavar="TEXT", help="of them, those whose path contains this text")
     parser.add_argument("--split-column", help="column of their metadata.csv with train, validation or test")
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the grids")
     return parser
 
 

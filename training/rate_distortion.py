@@ -195,8 +195,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--free-bits", type=float, nargs="+", default=[0, 48], help="default 0 48")
     parser.add_argument("--z-sizes", type=int, nargs="+", default=[], help="latent sizes (default: the preset's)")
     parser.add_argument("--windows", type=int, default=1024, help="held-out windows of the evaluation; 0: all")
-    parser.add_argument("--split", default="validation", choices=("validation", "test"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--split",
+        default="validation",
+        choices=("validation", "test"),
+        help="songs that are measured (default validation)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights and windows (default 0)")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="GROUP.KEY=VALUE", dest="overrides",
         help="changes to every point, as in train.py",

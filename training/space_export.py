@@ -1,9 +1,9 @@
 """A Space folder that starts wherever its requirements are installed, `partimento` not among them.
 
-The folder of a Space in the checkout names `partimento` in its requirements.txt. The exported folder holds the Python of
-the package itself, beside app.py, where `import partimento` finds it first; only what other people publish remains to be
-installed. `checkpoints.txt` of a Space names the embedded checkpoints that it works with, as patterns, one in a line;
-without it all go along.
+The folder of a Space in the checkout names `partimento` in its requirements.txt. The exported folder holds the Python
+of the package itself, beside app.py, where `import partimento` finds it first; only what other people publish remains
+to be installed. `checkpoints.txt` of a Space names the embedded checkpoints that it works with, as patterns, one in a
+line; without it all go along.
 """
 
 import re
@@ -72,7 +72,7 @@ def export_space(
         if path.is_file() and not skipped and path.name != CHECKPOINTS_FILE:
             copy_file(path, partial / place)  # links of the checkout become files
     written = partial / "requirements.txt"
-    written.write_text(space_requirements(written.read_text() if written.is_file() else "partimento\ngradio\n"))
+    written.write_text(space_requirements(written.read_text() if written.is_file() else "partimento[space]\n"))
     copy_package(partial / "partimento")
     for name in names:
         copy_model(embedded_checkpoint(name), partial / "partimento" / "checkpoints" / name)

@@ -37,7 +37,15 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, type=Path, help="a recipe, see training/recipes")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="GROUP.KEY=VALUE", dest="overrides")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="GROUP.KEY=VALUE",
+        dest="overrides",
+        help="values over those of the recipe, such as train.max_updates=100 data.corpus=build/corpus",
+    )
     parser.add_argument("--resume", default="never", metavar="never|auto|FOLDER", help="go on from a checkpoint")
     parser.add_argument("--expect-processes", type=int, help="fail unless exactly so many processes were started")
     parser.add_argument("--allow-resharding", action="store_true", help="resume with another number of processes")

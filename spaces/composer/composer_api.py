@@ -9,7 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
-from composer_engine import MAX_BARS, MAX_BARS_IN_ALL, MAX_OUTPUTS, MAX_UPLOAD_BYTES, Composer, RequestError, Run
+from composer_engine import (
+    MAX_BARS,
+    MAX_BARS_IN_ALL,
+    MAX_OUTPUTS,
+    MAX_UPLOAD_BYTES,
+    Composer,
+    RequestError,
+    Run,
+    sentence_for,
+)
 from composer_files import can_render, file_name, midi_bytes, render_wav
 from composer_musicxml import musicxml
 
@@ -165,7 +174,7 @@ def news(run: Run, sent: dict[int, int]) -> Iterator[dict[str, Any]]:
 
 
 def event(run: Run, output: int, state: str, notes: list) -> dict[str, Any]:
-    """{run_id, output, state, bar, bars_total, new_notes}"""
+    """{run_id, output, state, bar, bars_total, new_notes}, and a note where something is to be known."""
     return {
         "run_id": run.run_id,
         "output": output,
@@ -173,7 +182,7 @@ def event(run: Run, output: int, state: str, notes: list) -> dict[str, Any]:
         "bar": run.written(output),
         "bars_total": run.total,
         "new_notes": notes,
-    }
+    } | ({"note": run.note.strip()} if run.note else {})
 
 
 _SAMPLING = {"genre", "instruments", "without", "seed", "temperature", "top_k", "top_p"}
@@ -217,7 +226,8 @@ def decoded(midi: str) -> bytes:
 
 
 class refusals:  # noqa: N801 - a context manager, used like a function
-    """A refused request reaches the client as its sentence."""
+    """A refused request reaches the visitor or client as its sentence; errors of the program as one that says nothing
+    about it, and the log has them."""
 
     def __enter__(self) -> None:
         return None
@@ -225,4 +235,6 @@ class refusals:  # noqa: N801 - a context manager, used like a function
     def __exit__(self, kind, error, trace) -> bool:
         if isinstance(error, RequestError):
             raise gr.Error(str(error), print_exception=False) from None
+        if isinstance(error, Exception) and not isinstance(error, gr.Error):
+            raise gr.Error(sentence_for(RuntimeError())) from error
         return False

@@ -133,16 +133,17 @@ class Comparer:
         if title not in self.loaded:
             name = os.environ.get(VARIABLES[title]) or self._find(title)
             kind = LoopGenerator if title == "MusicVAE" else MidiGenerator
+            how = {"device": "cpu"} if self.composer.remote else {}  # a GPU that is lent by the call is not here
             try:
-                self.loaded[title] = name if isinstance(name, MidiGenerator) else kind.from_pretrained(name)
+                self.loaded[title] = name if isinstance(name, MidiGenerator) else kind.from_pretrained(name, **how)
             except (OSError, ValueError):
                 raise RequestError(f"The model of this column could not be loaded ({VARIABLES[title]}).") from None
         return self.loaded[title]
 
     def _find(self, title: str) -> str | MidiGenerator:
         """The generator of the page, or the first embedded checkpoint of the family."""
-        if self.composer.generator.model.config.model_type == FAMILIES[title]:
-            return self.composer.generator
+        if self.composer.local.model.config.model_type == FAMILIES[title]:
+            return self.composer.local
         for name in sorted(list_embedded(), key=lambda name: name != DEFAULT_LOOP_MODEL):  # of the MusicVAE: a melody's
             if AutoConfig.from_pretrained(resolve_model(name)).model_type == FAMILIES[title]:
                 return name

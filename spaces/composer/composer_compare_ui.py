@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from composer_api import refusals
 from composer_compare import MAX_NEW_BARS, MAX_PRIMER_BARS, SIMILARITY, Comparer, Comparison, archive
 from composer_components import Player, RollView
-from composer_engine import MAX_UPLOAD_BYTES, RequestError
+from composer_engine import MAX_UPLOAD_BYTES
 from composer_files import data_url
 from composer_report import roll_value
 
@@ -91,15 +92,13 @@ class CompareTab:
     def _open(self, data: bytes | None):
         if not data or len(data) > MAX_UPLOAD_BYTES:
             raise gr.Error("Choose a MIDI file of at most 2 MB.", print_exception=False)
-        try:
+        with refusals():
             return data, f"File: {self.comparer.composer.open(data).facts}"
-        except RequestError as error:
-            raise gr.Error(str(error), print_exception=False) from None
 
     def _run(self, request: gr.Request, primer, primer_bars, bars, temperature, seed, blind):
         seed = secrets.randbelow(2**31) if seed in (None, -1) else int(seed)
         stop, count = self.begin(request), (int(primer_bars or 0), int(bars or 0))
-        try:
+        with refusals():
             for number, comparison in enumerate(
                 self.comparer.run(primer, *count, float(temperature), seed, bool(blind), stop), 1
             ):
@@ -108,8 +107,6 @@ class CompareTab:
                     yield [gr.skip(), text, self._roll(comparison, 0), *[gr.skip()] * 5]
                     continue
                 yield [comparison, *self._view(comparison, self._first(comparison))]
-        except RequestError as error:
-            raise gr.Error(str(error), print_exception=False) from None
 
     @staticmethod
     def _first(comparison: Comparison) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import secrets
 import threading
@@ -24,6 +25,7 @@ from partimento.tokenization import (
     EmptyMidiError,
     MidiError,
     MidiParseError,
+    MidiProcessor,
     MidiTooLongError,
     NotMidiError,
     TimeSignatureError,
@@ -43,6 +45,28 @@ Notes = list[list[float]]
 
 class RequestError(ValueError):
     """A request that cannot be fulfilled; the message is for the visitor and holds no path."""
+
+
+class NoGpuError(RuntimeError):
+    """There is no GPU for this job; the message is for the visitor."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a model shall write, in a form that can be sent to another process."""
+
+    method: str
+    """A method of `MidiGenerator`, or `rewrite_bars`."""
+    arguments: tuple[Any, ...]
+    settings: dict[str, Any]
+    bars: int
+    outputs: int
+
+    def perform(self, generator: MidiGenerator, **how: Any) -> list[GeneratedMidi]:
+        """Lets a model write it; `how` says on_music, stop and max_seconds."""
+        if self.method == "rewrite_bars":
+            return [rewrite_bars(generator, *self.arguments, **how, **self.settings).piece]
+        return getattr(generator, self.method)(*self.arguments, **how, **self.settings)
 
 
 @dataclass
@@ -101,6 +125,10 @@ class Run:
     """What each of the outputs is called while they are written."""
     seconds: float = 0.0
     stopped: bool = False
+    note: str = ""
+    """What the visitor should know of the way it is written."""
+    model: str = ""
+    """What writes it."""
 
     def written(self, output: int) -> int:
         """Finished new bars of an output."""
@@ -136,6 +164,8 @@ class Composer:
 
     def __init__(self, generator: MidiGenerator):
         self.generator, self.processor = generator, generator.processor
+        self.local = generator  # what works in this process, always
+        self.remote: Callable[..., list[GeneratedMidi]] | None = None  # called as `_write` calls it
         self.reader = PromptReader(generator.processor)
         self.worker = Worker()
 
@@ -155,7 +185,7 @@ class Composer:
         self._check(request)
         run = Run(int(request["bars"]), int(request["num_outputs"]))
         run.bars = [[] for _ in range(run.outputs)]
-        yield from self._watch(run, stop, lambda **how: self.generator.generate(**request, **how))
+        yield from self._watch(run, stop, Job("generate", (), request, run.total, run.outputs))
 
     def proceed(self, midi: bytes, request: dict[str, Any], stop: threading.Event) -> Iterator[Run]:
         """More bars after a MIDI file; else as `compose`. The primer's notes are the first bars of each output."""
@@ -168,7 +198,7 @@ class Composer:
         run = Run(int(request["bars"]), int(request["num_outputs"]), primer_bars=end)
         run.bars = [notes_by_bar(primer.to_score(), end) for _ in range(run.outputs)]
         score = primer.to_score(exact_tempos=True)
-        yield from self._watch(run, stop, lambda **how: self.generator.continue_midi(score, **request, **how))
+        yield from self._watch(run, stop, Job("continue_midi", (score,), request, run.total, run.outputs))
 
     def rewrite(
         self, midi: bytes, first: int, last: int, request: dict[str, Any], stop: threading.Event
@@ -182,13 +212,9 @@ class Composer:
         self._check({"bars": last - first + 1, "num_outputs": candidates})
         run = Run(last - first + 1, candidates, kind="Candidate")
         run.bars = [[] for _ in range(candidates)]
-        score = piece.to_score(exact_tempos=True)
-
-        def write(**how) -> list[GeneratedMidi]:
-            how |= {"candidates": candidates, **request}
-            return [rewrite_bars(self.generator, score, first, last, **how).piece]
-
-        for state in self._watch(run, stop, write):
+        arguments = (piece.to_score(exact_tempos=True), first, last)
+        job = Job("rewrite_bars", arguments, {"candidates": candidates, **request}, run.total, candidates)
+        for state in self._watch(run, stop, job):
             if state.stopped:
                 raise RequestError("Stopped; the bars are as they were.")
             yield state
@@ -264,22 +290,19 @@ class Composer:
         if bars * outputs > MAX_BARS_IN_ALL:
             raise RequestError(f"{bars} bars × {outputs} outputs exceeds the limit of {MAX_BARS_IN_ALL} bars.")
 
-    def _watch(self, run: Run, stop: threading.Event, write: Callable[..., list[GeneratedMidi]]) -> Iterator[Run]:
-        """Runs `write` in the model's thread; however this iterator ends, the thread is told to stop."""
+    def _watch(self, run: Run, stop: threading.Event, job: Job) -> Iterator[Run]:
+        """Runs `job` in the model's thread; however this iterator ends, the thread is told to stop."""
         news: queue.Queue = queue.Queue()
-
-        def on_music(output: int, bars: int, ids: list[int]) -> None:
-            score = self.processor.decode(ids)
-            news.put((output, bars, notes_by_bar(score, bars)))
+        context = contextvars.copy_context()  # of the event: whose quota it is, where a GPU is lent
 
         def work() -> None:
             try:
-                news.put(write(on_music=on_music, stop=stop, max_seconds=MAX_SECONDS))
+                news.put(self._write(job, run, news, stop))
             except BaseException as error:  # it is raised again by the reader of the queue
                 news.put(error)
 
         started = time.monotonic()
-        self.worker.submit(work)
+        self.worker.submit(lambda: context.run(work))
         try:
             while True:
                 try:
@@ -305,6 +328,20 @@ class Composer:
                 yield run
         finally:
             stop.set()
+
+    def _write(self, job: Job, run: Run, news: queue.Queue, stop: threading.Event) -> list[GeneratedMidi]:
+        """The pieces of a job, by the model that is elsewhere, or here where there is none or it cannot be had."""
+
+        def heard(processor: MidiProcessor) -> Callable[[int, int, list[int]], None]:
+            return lambda output, bars, ids: news.put((output, bars, notes_by_bar(processor.decode(ids), bars)))
+
+        run.model = self.generator.name
+        if self.remote is not None:
+            try:
+                return self.remote(job, heard(self.processor), stop)
+            except NoGpuError as refusal:
+                run.note, run.model = f"{refusal} ", self.local.name
+        return job.perform(self.local, on_music=heard(self.local.processor), stop=stop, max_seconds=MAX_SECONDS)
 
     @staticmethod
     def _finish(run: Run, pieces: list[GeneratedMidi]) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from partimento.pipelines import Loop, join_loops
 MAX_Z_BYTES = 1_000_000
 MAX_NAME = 60
 _FOREIGN = "This point belongs to another model ({found}); this is {mine}."
+_DAMAGED = (ValueError, TypeError, KeyError, IndexError, SyntaxError, TokenError)  # the last two: a header of NumPy
 _UNREADABLE = "This file holds no point of the latent space; give a .npy or .json file that was saved here."
 
 
@@ -95,7 +97,7 @@ def read_z(variant: Variant, data: bytes) -> torch.Tensor:
     try:
         fingerprint, values = _read_npy(data) if data.startswith(b"\x93NUMPY") else _read_json(data)
         z = torch.tensor(values, dtype=torch.float32)
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError, EOFError, MemoryError):
+    except (*_DAMAGED, RecursionError, OverflowError, EOFError, MemoryError):
         raise RequestError(_UNREADABLE) from None
     if fingerprint != variant.fingerprint:
         raise RequestError(_FOREIGN.format(found=clean_name(fingerprint, "unnamed"), mine=variant.fingerprint))

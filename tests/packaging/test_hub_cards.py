@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, SpaceCard
 
 from partimento.checkpoints import embedded_checkpoint, list_embedded
 from partimento.training import export_to_hub
+from partimento.training.space_export import export_space
 
 ROOT = Path(__file__).parents[2]
 SPACES = [path for path in (ROOT / "spaces").glob("*") if (path / "app.py").is_file()]
@@ -46,14 +47,15 @@ def test_space_cards(folder, stand_in):
 
 
 @pytest.mark.parametrize("folder", SPACES, ids=[path.name for path in SPACES])
-def test_hf_upload_takes_a_space_as_it_is(folder, run_online, hub):
-    name = f"orchestra/{folder.name}"
-    options = ["--repo-type", "space", "--exclude", "*.pyi", "--exclude", "*__pycache__*"]
-    done = run_online(HF, "upload", name, folder, ".", *options)
+def test_hf_upload_takes_an_exported_space_as_it_is(folder, run_online, hub, tmp_path):
+    name, exported = f"orchestra/{folder.name}", tmp_path / folder.name
+    export_space(folder, exported, checkpoints=[])
+    done = run_online(HF, "upload", name, exported, ".", "--repo-type", "space")
     assert done.returncode == 0, done.stderr
-    wanted = {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    wanted = {path.relative_to(folder).as_posix(): path.read_bytes() for path in wanted if path.suffix != ".pyi"}
-    assert hub.files(name, "space") == wanted  # links have become files
+    wanted = {
+        path.relative_to(exported).as_posix(): path.read_bytes() for path in exported.rglob("*") if path.is_file()
+    }
+    assert hub.files(name, "space") == wanted
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,16 @@ CHECKPOINTS = {
     "composer": {"museformer-small", "recurrent-lstm-small", "musicvae-mel-2bar-small"},
     "loops": {name for name in list_embedded() if name.startswith("musicvae-")},
 }
-CARD = '---\ntitle: Mine\nsdk: gradio\npython_version: "3.12"\napp_file: app.py\ncolorFrom: red\ncolorTo: blue\n---\nText.\n'
+CARD = """---
+title: Mine
+sdk: gradio
+python_version: "3.12"
+app_file: app.py
+colorFrom: red
+colorTo: blue
+---
+Text.
+"""
 # app.py runs as `python app.py` runs it; then it is told where the modules that it has loaded lie.
 START = """
 import atexit, runpy, sys
@@ -173,7 +182,11 @@ def test_a_hub_model_is_named_and_preloaded(tmp_path):
         ({"README.md": CARD.replace("3.12", "3.10")}, [], 'add python_version: "3.12"; partimento needs 3.11 or newer'),
         ({"README.md": CARD.replace("app.py", "main.py")}, [], "app_file 'main.py' is not there"),
         ({"partimento/__init__.py": ""}, [], "it is an exported Space, which can be uploaded as it is"),
-        ({}, ["--model", "absent"], "--model absent: no model folder, no Hub id (owner/model) and no embedded checkpoint"),
+        (
+            {},
+            ["--model", "absent"],
+            "--model absent: no model folder, no Hub id (owner/model) and no embedded checkpoint",
+        ),
         ({}, ["--model", "."], "--model .: the folder has no config.json, model.safetensors, processor_config.json"),
         ({}, ["--checkpoints", "absent"], "no embedded checkpoint called 'absent'"),
         ({}, ["-o", "mine"], "-o mine is the Space itself: choose another folder"),

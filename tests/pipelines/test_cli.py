@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from symusic import Note, Score, TimeSignature, Track
 
 from partimento.checkpoints import list_embedded
-from partimento.pipelines.cli import main, make_parser
+from partimento.pipelines.cli import _summary, main, make_parser
 
 embedded = pytest.mark.skipif(not list_embedded(), reason="no embedded checkpoint is installed")
 
@@ -38,6 +39,9 @@ def test_version(capsys):
         (["continue", "absent.mid"], "there is no such file"),
         (["info", "absent.mid"], "absent.mid"),
         (["generate", "-n", "0"], "at least 1"),
+        (["generate", "--model", "musicvae-mel-2bar-small"], "partimento sample --model musicvae-mel-2bar-small"),
+        (["generate", "--device", "tpu"], "choose cpu"),
+        (["generate", "--device", "cuda:99"], "choose cpu"),
     ],
 )
 def test_refusals_are_one_line(arguments, says, capsys):
@@ -62,6 +66,30 @@ def test_two_pieces_with_pictures_then_a_continuation(tmp_path):
     assert done.stdout.split() == ["longer.mid"]
     done = run("info", "longer.mid", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["bars"] == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [({"key": "A-minor"}, "C-major (the relative of A-minor)"), ({"key": "c major"}, "C-major: "), ({}, "C-major: ")],
+)
+def test_a_key_in_the_other_mode_is_explained(asked, shown):
+    score = Score(480)
+    score.tracks.append(Track("Piano", 0))
+    score.tracks[0].notes.append(Note(0, 480, 60, 90))
+    facts = SimpleNamespace(
+        score=score, num_bars=1, conditions=asked, measured=lambda: {"tempo": 120, "key": "C-major"}
+    )
+    assert shown in _summary(facts)
+
+
+@embedded
+def test_a_reader_that_stops_reading_is_no_error():
+    command = [sys.executable, "-m", "partimento.pipelines.cli", "info", list_embedded()[0]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
 
 
 @embedded

@@ -9,7 +9,7 @@ from symusic import Score, Tempo
 
 from partimento.pipelines import MidiGenerator
 from partimento.pipelines.generation import resolve_model
-from partimento.pipelines.instruments import EnterInstruments, choose_programs
+from partimento.pipelines.instruments import EnterInstruments, choose_programs, parts_to_hear
 from partimento.tokenization import MidiError, MidiProcessor
 
 
@@ -71,6 +71,18 @@ def test_an_instrument_the_model_would_leave_out_enters_in_time(generator):
             first_heard.setdefault(program - program % 8 if program >= 0 else -1, onset)
         assert set(first_heard) == set(families.values())
         assert max(first_heard.values()) < 4 * 48
+
+
+def test_each_named_instrument_of_a_family_is_heard(generator):
+    for piece in generator.generate(instruments=["violin", "viola", "cello"], bars=8, num_outputs=2, seed=4):
+        assert {track.program for track in piece.score.tracks} == {40, 41, 42}
+
+
+def test_parts_to_hear():
+    chosen = {"piano": (0, 4), "strings": (40, 42), "bass": (33,), "drums": (-1,)}
+    asked = ["Violin", "cello", "piano", "Electric Piano 1", "bass", "drums"]
+    assert parts_to_hear(asked, chosen) == [(4,), (0,), (40,), (42,), (33,), (-1,)]
+    assert parts_to_hear([], {}) == []
 
 
 def test_same_seed_same_notes_and_another_seed_others(generator):

@@ -146,6 +146,7 @@ def test_numbers_outside_the_range_are_reported(reader):
         ("no me gusta el piano; guitarra", ["piano"], ["guitar"]),
         ("flauta y nada de guitarra", ["guitar"], ["Flute"]),
         ("sans basse", ["bass"], []),
+        ("not only piano but also drums", [], ["piano", "drums"]),
     ],
 )  # fmt: skip
 def test_negation(reader, text, without, instruments):
@@ -182,6 +183,12 @@ def test_two_bare_numbers_are_no_tempo(reader):
 
 def test_a_church_mode_is_told(reader):
     assert "dorian is taken as minor" in "\n".join(reader.read("in D dorian").explain())
+
+
+def test_a_refused_mood_does_not_decide_the_key(reader):
+    reading = reader.read("no es triste, es alegre")
+    assert reading.conditions == {"key": "C-major"}
+    assert reading.contradictions == []
 
 
 def test_diminutives_and_superlatives(reader):
