@@ -57,7 +57,7 @@ quality: $(VENV)/.dev  ## lint, format check, types
 	rm -rf .types && $(PIP) --no-deps --target .types . && $(BIN)/pyright
 
 wheel-test: $(VENV)/.dev  ## build the wheel, install it in a fresh environment and run the suite on it outside the checkout
-	rm -rf build/wheel dist && $(BIN)/python -m build --wheel --outdir build/wheel/dist . > build/wheel-build.log 2>&1 || (tail -30 build/wheel-build.log; exit 1)
+	rm -rf build/wheel build/lib build/bdist* dist && $(BIN)/python -m build --wheel --outdir build/wheel/dist . > build/wheel-build.log 2>&1 || (tail -30 build/wheel-build.log; exit 1)
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls build/wheel/dist/*.whl)[dev]"
 	mkdir -p build/wheel/outside && cp -r tests pyproject.toml build/wheel/outside/
