@@ -8,9 +8,10 @@ middle of long work, and sends damaged files and wrong settings. A job is lost w
 in a sentence; an error that is not one of the Space's own sentences counts as foreign. Exits with 1 on a lost job, a
 foreign error, or memory that grew by more than `--growth`.
 
-Before the time begins there is a warm-up, which fills what is filled once: as many visitors come as the server keeps
-pages of, and every kind of job is done twice at its largest, so that libraries are imported, models loaded and pools of
-memory as large as they get. What is compared then are the medians of the first and of the last fifth of the time.
+Before the time begins there is a warm-up, which fills what is filled once: as many visitors make something as the
+server keeps pages of, and every kind of job is done twice at its largest, so that libraries are imported, models loaded
+and pools of memory as large as they get. What is compared then are the medians of the first and of the last fifth of
+the time.
 """
 
 from __future__ import annotations

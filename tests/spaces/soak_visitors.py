@@ -100,9 +100,8 @@ class Visitor(threading.Thread):
                 self.lost.append(f"{name} after {after:.0f} s: {type(error).__name__}: {error}"[:300])
 
     def look_in(self) -> None:
-        """A visitor who opens the page and does nothing: the server keeps what it shows."""
-        with Page(self.url) as page:
-            page.call("describe")
+        """A visitor who makes something and goes: the server keeps what the page shows."""
+        raise NotImplementedError
 
     def ask(self, *arguments: Any, api_name: str) -> list[Any]:
         """Every value of a job.
@@ -193,6 +192,10 @@ class ComposerVisitor(Visitor):
     def wrong(self) -> None:
         settings = self.chance.choice(({"bars": 900}, {"colour": 1}, {"key": "H-moll"}, {"seed": []}, {"top_p": 7}))
         self.one("piano", settings, api_name="/generate")
+
+    def look_in(self) -> None:
+        with Page(self.url) as page:
+            page.press("generate", prompt="piano", bars=4, num_outputs=1)
 
     def page(self) -> None:
         """The page itself: a piece of four bars, twice, and undo."""
@@ -286,6 +289,11 @@ class LoopsVisitor(Visitor):
     def leave(self) -> None:
         self.leave_after(16, {}, api_name="/sample")
 
+    def look_in(self) -> None:
+        with Page(self.url) as page:
+            page.press("add")
+            page.press("draw", many="4")
+
     def page(self) -> None:
         """The page itself: sliders, the saved list, a path, and the file."""
         with Page(self.url) as page:
@@ -353,10 +361,6 @@ class Page:
         target = [self.names[name], event]
         listener = next(found for found in self.listeners if target in found["targets"] and found["backend_fn"])
         self._send(listener, detail)
-
-    def call(self, api_name: str) -> None:
-        """Calls a named endpoint that takes nothing, as this visitor."""
-        self._send(next(listener for listener in self.listeners if listener["api_name"] == api_name))
 
     def vanish(self, data: list[Any], api_name: str, after: float) -> None:
         """Begins a job of a named endpoint and breaks the connection."""
