@@ -70,7 +70,7 @@ def test_prompt_edit_generate_play_download(visit):
     first = notes_of(midi)
     assert len(first) == visitor.drawn()[0]
     assert {program for program, *_ in first} == {-1, 0, 32}
-    assert [tempo.qpm for tempo in Score.from_midi(midi).tempos] == [120], "as asked, not the nearest that the tokens know"
+    assert [tempo.qpm for tempo in Score.from_midi(midi).tempos] == [120], "as asked, exactly"
     report = page.locator("#report").inner_text()
     assert "120 bpm" in report
     assert "missed" not in "".join(line for line in report.splitlines() if line.startswith(("bars", "instr")))
