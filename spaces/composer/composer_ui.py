@@ -82,7 +82,7 @@ class _Page:
             placeholder="a slow sad jazz trio with piano, bass and drums, 16 bars",
         )  # fmt: skip
         with gr.Row():
-            self.read = gr.Button("Read prompt", elem_id="read", min_width=100)
+            self.read = gr.Button("Read prompt", elem_id="read", scale=2, min_width=140)
             self.generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=2, min_width=120)
             self.stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=70)
         with gr.Row(elem_id="examples"):
