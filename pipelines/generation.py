@@ -72,10 +72,7 @@ class GeneratedMidi:
         """
         if onto is not None:
             return save_onto(self.processor, onto, self.score, Path(path))
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.processor.save_midi(self.ids, path, self.exact_tempos)
-        return path
+        return self.processor.save_midi(self.ids, path, self.exact_tempos)
 
     def measured(self) -> dict[str, Any]:
         """The conditions as they come out of the notes: tempo, key, instruments, density, bars."""

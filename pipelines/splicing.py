@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from symusic import ControlChange, Note, Score, Tempo, Track
 
 from partimento.tokenization import MidiProcessor
 from partimento.tokenization.reading import read_score
+from partimento.tokenization.writing import write_midi
 
 __all__ = ["append_bars", "save_onto"]
 
@@ -56,15 +56,7 @@ def save_onto(processor: MidiProcessor, onto: str | Path, new: Score, path: Path
     """Writes the file `onto` with the bars that `new`, its continuation, has behind it; complete or not at all."""
     primer = processor.load_piece(onto)
     start = int(primer.metre.bar_start(np.array([primer.num_bars]))[0])
-    data = append_bars(read_score(onto)[0], new, start).dumps_midi()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_midi(append_bars(read_score(onto)[0], new, start), path)
 
 
 class _Tracks:

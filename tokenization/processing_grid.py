@@ -7,7 +7,6 @@ the sizes of the tracks before it (a trio: melody 0-89, bass 90-179, drums 180-6
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +38,7 @@ from partimento.tokenization.melody_lines import (
     line_notes,
 )
 from partimento.tokenization.reading import MidiSource
+from partimento.tokenization.writing import write_midi
 
 TRACK_PROGRAMS = {"melody": range(32), "bass": range(32, 40), "drums": range(-1, 0)}
 ALL_PROGRAMS = range(128)
@@ -338,17 +338,7 @@ class MusicVAEProcessor(ProcessorMixin):
 
     def save_midi(self, ids, path: str | os.PathLike, **kwargs) -> Path:
         """Write the decoded score; the file appears complete or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = self.decode(ids, **kwargs).dumps_midi()
-        temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        return path
+        return write_midi(self.decode(ids, **kwargs), path)
 
 
 def _describe(programs: range) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from partimento.tokenization.grammar import Grammar
 from partimento.tokenization.reading import MidiSource, read_score
 from partimento.tokenization.vocabulary import PRESETS, Vocabulary, base_tokens, make_miditok, make_tokenizer
 from partimento.tokenization.windows import cut_window, split_prefix
+from partimento.tokenization.writing import write_midi
 
 MIDITOK_FILE = "miditok.json"
 FILE_RESOLUTION = 480  # ticks per quarter of written files: a multiple of the grid that every sequencer accepts
@@ -317,18 +317,7 @@ class MidiProcessor(ProcessorMixin):
 
     def save_midi(self, ids: Ids, path: str | os.PathLike, exact_tempos: Mapping[int, float] | None = None) -> Path:
         """Writes the decoded score at 480 ticks per quarter; the file appears complete or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = self.decode(ids, exact_tempos).resample(FILE_RESOLUTION).dumps_midi()
-        temporary = path.parent / f".{secrets.token_hex(8)}.tmp"  # mkstemp's would be closed to other users
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        return path
+        return write_midi(self.decode(ids, exact_tempos).resample(FILE_RESOLUTION), path)
 
     def array(self, ids: Ids) -> np.ndarray:
         """Token ids as an int64 array [tokens].
